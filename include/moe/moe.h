@@ -1,0 +1,532 @@
+// SPDX-License-Identifier: MIT
+// libmoe: the Mixture-of-Experts layer of a language model. The whole stable API; this page is its manual.
+//
+//     out[t] = sum over slots k of weights[t,k] * down_e( act(gate_e x[t]) * (up_e x[t]) ),   e = ids[t,k]
+//
+// Words      token t of num_tokens; expert e of num_experts; slot k of top_k, a token's k-th choice;
+//            pair = (token, slot). A matrix is [rows, cols]: row r gives output r, a dot product with the input.
+//            router [num_experts, hidden_size]; gate, up [intermediate_size, hidden_size]; down [hidden_size,
+//            intermediate_size]. Shapes are written outermost first, values of the last one lie side by side.
+//
+// Rules for every function
+//  1. A params struct begins with struct_size. MOE_INIT(&p) clears and stamps it; 0 in any field means its default.
+//     The library reads as many bytes as the caller's struct has, so programs built against an older header go on
+//     working. Sub-structs are passed by pointer, NULL for absent. struct moe_view alone is passed by value.
+//  2. Functions return enum moe_status, MOE_OK = 0. Everything is validated before anything is written: after an error
+//     other than MOE_ERR_DEVICE, outputs are as they were. create and open functions set *out to NULL on an error, and
+//     explain it in *error, if given, in one sentence.
+//  3. Backends, experts, layers and models do not change once made and may be used from any thread. A context serves
+//     one call at a time. There are no globals. The library never prints, aborts or exits; it allocates, loads code
+//     and starts threads in create, open and alloc functions only.
+//  4. Views and weights are borrowed: their memory must live as long as the object, or the queued work, that uses them.
+//     Objects hold no reference on each other: destroy layers before experts, and both before models and backends;
+//     contexts before their backend. destroy and close accept NULL.
+//  5. Outputs and workspace of one call overlap nothing else of it, from their first to their last byte. Inputs may
+//     overlap each other.
+#ifndef MOE_MOE_H
+#define MOE_MOE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "moe/format.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Version of the binary interface; the soname follows it. moe_abi_version() is that of the library in use. */
+#define MOE_ABI_VERSION 1
+
+/* ---- status --------------------------------------------------------------------------------------------- */
+
+/* X(code, NAME, text) */
+#define MOE_STATUS_MAP(X)                                                                  \
+    X(0, OK, "ok")                                                                         \
+    X(-1, ERR_ARGUMENT, "invalid argument")                                                \
+    X(-2, ERR_MEMORY, "out of memory")                                                     \
+    X(-3, ERR_UNSUPPORTED, "not supported")                                                \
+    X(-4, ERR_WORKSPACE, "workspace too small")                                            \
+    X(-5, ERR_RANGE, "expert id out of range")                                             \
+    X(-6, ERR_NONFINITE, "no finite value where one is needed")                            \
+    X(-7, ERR_IO, "file cannot be read")                                                   \
+    X(-8, ERR_FORMAT, "file is malformed")                                                 \
+    X(-9, ERR_DEVICE, "device error; the context is dead, destroy it")                     \
+    X(-10, ERR_STATE, "call not allowed in this state")
+
+enum moe_status {
+#define MOE_STATUS_ENUM(code, NAME, text) MOE_##NAME = code,
+    MOE_STATUS_MAP(MOE_STATUS_ENUM)
+#undef MOE_STATUS_ENUM
+};
+
+/* Filled by create and open functions; the caller's memory. text is one NUL-terminated sentence. */
+struct moe_error {
+    enum moe_status status;
+    char text[508];
+};
+
+MOE_API const char *moe_status_text(enum moe_status status);   /* never NULL; static storage */
+MOE_API const char *moe_version(void);                         /* "0.1.0" */
+MOE_API uint32_t moe_abi_version(void);
+
+#define MOE_INIT(p) (memset((p), 0, sizeof *(p)), (void)((p)->struct_size = sizeof *(p)))
+
+/* Where an object takes memory from. NULL, or NULL members: malloc and free. Both functions are set, or neither.
+ * Copied when the object is made; called from the thread that makes or destroys it. align is a power of two. */
+struct moe_env {
+    size_t struct_size;
+    void *user;
+    void *(*alloc)(void *user, size_t size, size_t align);   /* NULL: out of memory */
+    void (*free)(void *user, void *ptr, size_t size);
+};
+
+/* ---- memory --------------------------------------------------------------------------------------------- */
+
+/* A run of rows in a backend's memory: a value, built per call at no cost.
+ *   base    what the backend calls memory. cpu: an address. Others: their handle or device address. NULL: absent
+ *   offset  bytes from base to the first value
+ *   size    bytes that may be touched from there on; every access is checked against it
+ *   stride  bytes from one row to the next; 0: rows are dense
+ *   format  of the values
+ * Address backends need values aligned to their own size (f32: 4, f16: 2, i64: 8), quantised rows to 1. */
+struct moe_view {
+    void *base;
+    size_t offset;
+    size_t size;
+    size_t stride;
+    enum moe_format format;
+};
+
+/* ---- backend and context -------------------------------------------------------------------------------- */
+
+struct moe_backend;   /* an opened device */
+struct moe_context;   /* threads or a stream, and counters; one call at a time */
+
+/* Names of the backends built into this library, i = 0, 1, ...; NULL past the last. */
+MOE_API const char *moe_backend_name(size_t i);
+
+/* Open "cpu", or "cpu:LEVEL" to use no kernels above an instruction-set level ("cpu:c", "cpu:avx2"; tests, bug
+ * reports). ERR_UNSUPPORTED: no backend of that name, or this machine lacks it. ERR_MEMORY. */
+MOE_API enum moe_status moe_backend_open(const char *name, const struct moe_env *env, struct moe_backend **out,
+                                         struct moe_error *error);
+MOE_API void moe_backend_close(struct moe_backend *backend);
+
+/* What the backend is made of, one call of line per fact, on this thread: ("level", "avx2"), ("kernel", "linear bf16
+ * avx2"), ... Strings last until line returns. */
+MOE_API enum moe_status moe_backend_describe(const struct moe_backend *backend,
+                                             void (*line)(void *user, const char *key, const char *value), void *user);
+
+/* Memory of the backend, 256-byte aligned, contents undefined; format and stride of the view are left 0. */
+MOE_API enum moe_status moe_mem_alloc(struct moe_backend *backend, size_t size, struct moe_view *out);
+MOE_API void moe_mem_free(struct moe_backend *backend, const struct moe_view *mem);
+
+struct moe_context_params {
+    size_t struct_size;
+    /* cpu: threads that work on a call, the caller among them; 0: the CPUs that this process may use.
+     * With parallel_for, or for moe_layer_forward_team: the most that the host will bring. */
+    size_t num_threads;
+    /* cpu: the host's pool. Run task(arg, i) once for each i = 0..count-1 and return when all have returned, in any
+     * order, on any threads, even one after another: a task never waits for another. NULL: the context has threads. */
+    void (*parallel_for)(void *user, size_t count, void (*task)(void *arg, size_t i), void *arg);
+    void *parallel_user;
+    /* The host calls moe_layer_forward_team only: start no threads. */
+    bool team;
+};
+
+/* params NULL: defaults. ERR_ARGUMENT, ERR_MEMORY, ERR_UNSUPPORTED (threads cannot be started), ERR_DEVICE. */
+MOE_API enum moe_status moe_context_create(struct moe_backend *backend, const struct moe_context_params *params,
+                                           struct moe_context **out, struct moe_error *error);
+MOE_API void moe_context_destroy(struct moe_context *ctx);
+
+/* The stream that following calls queue their work on. ERR_UNSUPPORTED on backends without streams (cpu). */
+MOE_API enum moe_status moe_context_set_stream(struct moe_context *ctx, void *stream);
+/* Wait for all queued work. ERR_DEVICE if any of it failed. */
+MOE_API enum moe_status moe_context_sync(struct moe_context *ctx);
+
+/* Copy between host memory and the backend's. Done on return, ordered after the work queued before. */
+MOE_API enum moe_status moe_mem_write(struct moe_context *ctx, const struct moe_view *dst, const void *src,
+                                      size_t size);
+MOE_API enum moe_status moe_mem_read(struct moe_context *ctx, void *dst, const struct moe_view *src, size_t size);
+
+struct moe_stats {
+    size_t struct_size;
+    uint64_t calls;            /* moe_forward, moe_layer_forward, _route, _combine that returned MOE_OK */
+    uint64_t nonfinite_rows;   /* router rows without a finite logit: all their weights were 0 */
+    uint64_t skipped_pairs;    /* pairs whose id was outside 0..num_experts-1, or mapped to -1 */
+    uint64_t dispatches;       /* backend primitives issued (copy, linear, glu, scaled_add) */
+};
+/* out->struct_size set by the caller. reset: count from 0 again. */
+MOE_API enum moe_status moe_context_stats(struct moe_context *ctx, struct moe_stats *out, bool reset);
+
+/* ---- expert weights ------------------------------------------------------------------------------------- */
+
+/* num_experts matrices [rows, cols] of one format (or one matrix: a router). Strides express the layouts that files
+ * have: gate and up in one tensor, one after the other (offset) or row by row (a stride of two rows).
+ * data: the first row of expert 0; data.stride from row to row; data.size covers the whole stack. */
+struct moe_matrix {
+    size_t struct_size;
+    struct moe_view data;
+    size_t expert_stride;           /* bytes from expert to expert; 0: dense */
+    void *const *bases;             /* or one base for each expert: data.base is not used, data.offset and data.size
+                                       hold for each of them */
+    bool transposed;                /* stored [cols, rows], data.stride from stored row to stored row; formats of one
+                                       value a block. Copied when experts or layer are created */
+    size_t element_stride;          /* transposed only: bytes between neighbours of a stored row; 0: dense. Two values
+                                       when the columns of gate and up alternate */
+    struct moe_view bias;           /* [num_experts, rows] f32, f16 or bf16, stride from expert to expert; absent: none.
+                                       Added to the product. Always host memory; copied at creation */
+    size_t bias_element_stride;     /* bytes between neighbours of a bias; 0: dense */
+};
+
+enum moe_act_kind {
+    MOE_ACT_SWISH,       /* g * sigmoid(alpha * g); alpha 1 is SiLU */
+    MOE_ACT_GELU_TANH,   /* 0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) */
+    MOE_ACT_GELU_ERF,    /* 0.5 g (1 + erf(g / sqrt(2))) */
+    MOE_ACT_RELU,        /* max(g, 0) */
+    MOE_ACT_RELU2        /* max(g, 0)^2 */
+};
+enum moe_clamp {
+    MOE_CLAMP_NONE,
+    MOE_CLAMP_BEFORE,    /* act(min(g, limit)), clamp(u, -limit, limit) */
+    MOE_CLAMP_AFTER      /* min(act(g), limit), clamp(u, -limit, limit) */
+};
+/* h = act(g) * (u + up_offset), or h = act(u) where experts have no gate. gpt-oss: SWISH, BEFORE, limit 7,
+ * alpha 1.702, up_offset 1. All zero: SiLU. */
+struct moe_act {
+    size_t struct_size;
+    enum moe_act_kind kind;
+    enum moe_clamp clamp;
+    float limit;         /* > 0 with a clamp */
+    float alpha;         /* SWISH; 0 means 1 */
+    float up_offset;
+};
+
+enum moe_location {
+    MOE_LOCATION_HOST,      /* weights are at host addresses */
+    MOE_LOCATION_BACKEND    /* weights are in this backend's memory */
+};
+
+struct moe_experts_params {
+    size_t struct_size;
+    size_t num_experts;             /* matrices present (a rank's share, a cache's slots) */
+    size_t hidden_size, intermediate_size;
+    const struct moe_matrix *gate;  /* NULL: not gated, h = act(u) */
+    const struct moe_matrix *up, *down;
+    const struct moe_act *act;      /* NULL: SiLU */
+    enum moe_location location;
+    struct moe_view packed;         /* home of the copies, backend memory of moe_experts_packed_size bytes, 256-byte
+                                       aligned; absent: the library allocates it */
+};
+
+struct moe_experts;
+
+/* Bytes of backend memory that this backend needs beside the weights as they stand. 0: it reads them in place, as the
+ * CPU does unless a matrix is transposed. Errors as moe_experts_create. */
+MOE_API enum moe_status moe_experts_packed_size(struct moe_backend *backend, const struct moe_experts_params *params,
+                                                size_t *bytes, struct moe_error *error);
+/* Check every shape, stride and size; copy or upload what this backend cannot read in place. params and its structs
+ * may go after return; weights that are read in place must stay. ERR_ARGUMENT or ERR_UNSUPPORTED name the matrix and
+ * the reason; ERR_MEMORY; ERR_DEVICE. */
+MOE_API enum moe_status moe_experts_create(struct moe_backend *backend, const struct moe_experts_params *params,
+                                           struct moe_experts **out, struct moe_error *error);
+/* The weights behind the views have changed: redo the copies (biases too) in the same memory, so that layers stay
+ * valid. The views given at creation must still be good. Not while a forward uses them. Weights that are read in place
+ * need no update. */
+MOE_API enum moe_status moe_experts_update(struct moe_context *ctx, struct moe_experts *experts);
+MOE_API void moe_experts_destroy(struct moe_experts *experts);
+
+/* ---- 1. the portable call ------------------------------------------------------------------------------- */
+
+enum moe_io_flags {
+    MOE_ACCUMULATE = 1,   /* out += result, added in f32 and rounded once; otherwise out is assigned */
+    MOE_OUT_PAIRS = 2,    /* moe_layer_forward: out is [num_tokens * top_k, hidden_size], each expert's own output
+                             without its weight, row t * top_k + k; skipped pairs 0; no shared expert */
+    MOE_STRICT = 4        /* ERR_RANGE for an id out of range, ERR_NONFINITE for a router row without a finite logit,
+                             before anything is written. Backends that route on a device: ERR_UNSUPPORTED */
+};
+
+/* Route on the host (softmax over all experts, the top_k best, optional renormalisation of their weights), then for
+ * each pair gate and up products, SiLU * up, down product, scaled add, out of the backend's primitives alone: it runs
+ * on every backend, also your own. It reads the logits back, so it synchronises and cannot be captured in a graph.
+ * At most 5 dispatches a pair and 2 a token. Allocates nothing: all buffers are the caller's, in backend memory.
+ * Experts must be gated, without biases. Slots are summed in descending order of weight.
+ * Errors: ERR_ARGUMENT, ERR_UNSUPPORTED, ERR_NONFINITE (MOE_STRICT), ERR_DEVICE. */
+struct moe_forward_params {
+    size_t struct_size;
+    struct moe_context *ctx;
+    struct moe_view x;               /* [batch, hidden_size] f32, f16, bf16 */
+    struct moe_view router_logits;   /* [batch, num_experts] f32, f16, bf16 */
+    struct moe_view out;             /* [batch, hidden_size] f32, f16, bf16; need not be what x is */
+    size_t batch;                    /* 0: nothing is done */
+    size_t hidden_size;
+    size_t expert_intermediate;
+    size_t num_experts;
+    size_t top_k;                    /* 1..num_experts */
+    bool norm_topk_prob;
+    const struct moe_experts *experts;
+    struct moe_view x_single;        /* [hidden_size] f32 scratch: the token's input */
+    struct moe_view acc_buf;         /* [hidden_size] f32 scratch: its weighted sum, copied to out */
+    struct moe_view gate_up_buf;     /* [2 * expert_intermediate] f32 scratch: gate, then up */
+    struct moe_view silu_buf;        /* [expert_intermediate] f32 scratch */
+    struct moe_view down_buf;        /* [hidden_size] f32 scratch */
+    struct moe_view zero_hidden;     /* [hidden_size] f32, the caller's zeros, only read: the result of a token without
+                                        any expert */
+    uint32_t flags;                  /* 0, MOE_ACCUMULATE, MOE_STRICT */
+};
+MOE_API enum moe_status moe_forward(const struct moe_forward_params *params);
+
+/* ---- 2. the fast call ----------------------------------------------------------------------------------- */
+
+enum moe_score {
+    MOE_SCORE_DEFAULT,        /* weight: softmax. select: the same as weight */
+    MOE_SCORE_SOFTMAX,        /* over all experts */
+    MOE_SCORE_SIGMOID,
+    MOE_SCORE_LOGIT,          /* the logit itself */
+    MOE_SCORE_SOFTMAX_TOPK    /* weight only: softmax over the logits of the chosen; select defaults to LOGIT */
+};
+enum moe_renorm {
+    MOE_RENORM_NONE,
+    MOE_RENORM_ADD_EPS,       /* w / (S + eps), S the sum over the chosen */
+    MOE_RENORM_CLAMP_EPS      /* w / max(S, eps) */
+};
+enum moe_group_score {
+    MOE_GROUP_TOP2_SUM,       /* a group's score is the sum of its two best keys */
+    MOE_GROUP_MAX             /* ... its best key */
+};
+
+/* How logits become ids and weights:
+ *     key    = select(logit) + selection_bias
+ *     groups : num_groups runs of num_experts / num_groups experts; those outside the top_groups best get key -inf
+ *     ids    = the top_k largest keys, descending; ties: the lower id; NaN ranks below -inf
+ *     weight = weight(logit) of the chosen, without the bias; then renorm; then times scale
+ * A row without one finite logit gets ids 0..top_k-1 and weights 0, and is counted. A single NaN logit is an expert
+ * that is never chosen before a number (its group sees it as -inf), and weighs 0. +inf: that expert takes all of a
+ * softmax (several share it). A divisor of 0 in renorm leaves the weights as they are.
+ * Computed in double from the logits, weights rounded to f32 once (within 1 ulp of an exact router). */
+struct moe_routing {
+    size_t struct_size;
+    const struct moe_matrix *router;    /* [num_experts, hidden_size] f32, f16, bf16, .bias allowed; host memory;
+                                           copied. NULL: the caller brings logits, or ids and weights */
+    enum moe_score select, weight;
+    struct moe_view selection_bias;     /* [num_experts] f32, f16, bf16; host memory, copied; absent: none */
+    size_t num_groups, top_groups;      /* 0 or 1 groups: none. num_groups divides num_experts */
+    enum moe_group_score group_score;
+    bool group_mask_zero;               /* experts of dropped groups get key 0 instead of -inf */
+    enum moe_renorm renorm;
+    float renorm_eps;                   /* >= 0 */
+    float scale;                        /* 0 means 1 */
+};
+
+enum moe_shared_gate {
+    MOE_SHARED_PLAIN,                   /* out += shared(x) */
+    MOE_SHARED_SIGMOID                  /* out += sigmoid(gate x) * shared(x) */
+};
+struct moe_shared {
+    size_t struct_size;
+    const struct moe_experts *experts;  /* num_experts 1; runs for every token; intermediate_size of its own */
+    enum moe_shared_gate gate_kind;
+    const struct moe_matrix *gate;      /* SIGMOID: [1, hidden_size] f32, f16, bf16; host memory, copied */
+};
+
+enum moe_layer_flags {
+    MOE_LAYER_ALLOW_COMPOSED = 1,       /* where the backend has no fused path: run from primitives (synchronises) */
+    MOE_LAYER_FORCE_COMPOSED = 2,       /* run from primitives even where it has one */
+    MOE_LAYER_BATCH_INVARIANT = 4,      /* fail to create rather than let a token's bits depend on num_tokens */
+    MOE_LAYER_EXACT = 8                 /* fail to create rather than round activations below f32 */
+};
+struct moe_layer_params {
+    size_t struct_size;
+    uint32_t flags;                     /* enum moe_layer_flags */
+    const struct moe_experts *experts;
+    size_t num_experts;                 /* ids that routing may give; 0: as many as experts has. More, or fewer, only
+                                           with expert_map */
+    size_t top_k;                       /* 1..num_experts */
+    const struct moe_routing *routing;  /* NULL: the caller brings ids and weights */
+    const struct moe_shared *shared;    /* NULL: none */
+    bool weight_on_input;               /* the weight multiplies the expert's input, not its output (Llama 4) */
+};
+
+/* The most experts, and ids, of a layer. */
+#define MOE_MAX_EXPERTS 4096
+
+struct moe_layer;
+/* Everything that can fail, allocate or load happens here. ERR_ARGUMENT, ERR_UNSUPPORTED (names the axis),
+ * ERR_MEMORY, ERR_DEVICE. Structs may go after return; experts must stay. */
+MOE_API enum moe_status moe_layer_create(struct moe_backend *backend, const struct moe_layer_params *params,
+                                         struct moe_layer **out, struct moe_error *error);
+MOE_API void moe_layer_destroy(struct moe_layer *layer);
+
+struct moe_layer_info {
+    size_t struct_size;
+    size_t hidden_size, intermediate_size, num_experts, top_k;
+    bool has_router;                    /* the layer can compute logits itself */
+    bool composed;                      /* runs from primitives */
+    bool capturable;                    /* may be called while a stream captures */
+    bool batch_invariant;               /* a token's bits do not depend on num_tokens or the other tokens */
+    bool exact;                         /* activations stay f32 */
+};
+/* out->struct_size set by the caller. */
+MOE_API enum moe_status moe_layer_info(const struct moe_layer *layer, struct moe_layer_info *out);
+
+/* One call. Routing comes from ids and weights, if ids is there; else from logits, if there; else from the layer's
+ * router. All views are in the backend's memory. An id outside 0..num_experts-1 is an empty slot: it is skipped,
+ * contributes nothing and is counted. The same id twice in a token counts twice. */
+struct moe_layer_io {
+    size_t struct_size;
+    uint32_t flags;                /* enum moe_io_flags */
+    size_t num_tokens;             /* 0 is allowed: nothing is done */
+    size_t top_k;                  /* 0: the layer's. 1..num_experts, may differ from call to call */
+    struct moe_view x;             /* [num_tokens, hidden_size] f32, f16, bf16 */
+    struct moe_view out;           /* [num_tokens, hidden_size] f32, f16, bf16; need not be what x is */
+    struct moe_view logits;        /* [num_tokens, num_experts] f32, f16, bf16 */
+    struct moe_view ids;           /* [num_tokens, top_k] i32 or i64 */
+    struct moe_view weights;       /* [num_tokens, top_k] f32, f16, bf16 */
+    struct moe_view router_x;      /* input of the layer's router, [num_tokens, hidden_size]; absent: x */
+    struct moe_view expert_map;    /* i32 [num_experts]: id -> matrix in experts, or -1: skipped. Absent: identity.
+                                      May change between calls. An entry outside the experts is skipped too */
+    struct moe_view live_tokens;   /* i32 [1], read when the call runs: tokens from there on are padding, their out is
+                                      assigned 0 (left alone with MOE_ACCUMULATE), their ids -1 */
+    struct moe_view out_ids;       /* i32 [num_tokens, top_k]: the ids used; absent: not wanted */
+    struct moe_view out_weights;   /* f32 [num_tokens, top_k]: the weights used */
+    struct moe_view expert_counts; /* i64 [num_experts], added to: pairs for each id in range */
+    struct moe_view workspace;     /* moe_layer_workspace_size bytes, 256-byte aligned; contents do not matter */
+};
+
+/* Bytes of workspace for such a forward; enough for route and combine of the same sizes too. Reads sizes, formats and
+ * flags of io and which views are there, no data. Never falls as num_tokens or top_k grows: size it once for the
+ * largest call and share it between the layers of a context. ERR_ARGUMENT also when sizes overflow; num_tokens * top_k
+ * must be below 2^31. */
+MOE_API enum moe_status moe_layer_workspace_size(const struct moe_context *ctx, const struct moe_layer *layer,
+                                                 const struct moe_layer_io *io, size_t *bytes);
+
+/* Run the layer. No allocation, no lock; a composed layer synchronises, others do not. Errors: ERR_ARGUMENT (a view is
+ * missing, too small, misaligned, of a wrong format, or overlaps an output), ERR_WORKSPACE, ERR_RANGE and
+ * ERR_NONFINITE (MOE_STRICT), ERR_UNSUPPORTED, ERR_STATE (a team context), ERR_DEVICE. */
+MOE_API enum moe_status moe_layer_forward(struct moe_context *ctx, const struct moe_layer *layer,
+                                          const struct moe_layer_io *io);
+
+/* The same from inside the host's own team of threads: all nth of them call it at the same time with equal arguments
+ * and ith = 0..nth-1; nth <= the context's num_threads, the same throughout a call. All of them get the status and may
+ * start the next call at once. Threads wait for each other by spinning, so they must really run at the same time.
+ * ERR_UNSUPPORTED on backends without host threads. */
+MOE_API enum moe_status moe_layer_forward_team(struct moe_context *ctx, const struct moe_layer *layer,
+                                               const struct moe_layer_io *io, size_t ith, size_t nth);
+
+/* The halves of a forward, for hosts that move the tokens themselves (expert parallelism, caches).
+ * route:   logits, or router_x or x through the layer's router -> out_ids and out_weights, both needed, and
+ *          expert_counts if it is there.
+ * combine: out[t] = sum over slots k in order of weights[t,k] * x[t * top_k + k]: x is what MOE_OUT_PAIRS gave,
+ *          ids and weights as for the forward; slots whose id is out of range are skipped. No shared expert. */
+MOE_API enum moe_status moe_layer_route(struct moe_context *ctx, const struct moe_layer *layer,
+                                        const struct moe_layer_io *io);
+MOE_API enum moe_status moe_layer_combine(struct moe_context *ctx, const struct moe_layer *layer,
+                                          const struct moe_layer_io *io);
+
+/* ---- 3. model files ------------------------------------------------------------------------------------- */
+
+/* A .gguf file (any part of a split set) or a Hugging Face directory (config.json with safetensors). A single
+ * .safetensors file opens too, as tensors without a model: no architecture, no blocks. Opening reads headers, never
+ * weights. Files are taken for hostile: every size is checked before it is used. */
+struct moe_model;
+
+enum moe_model_flags {
+    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, do not map the files: a file that
+                             shrinks while it is open then gives ERR_IO, where a mapped one raises SIGBUS */
+};
+struct moe_model_params {
+    size_t struct_size;
+    uint32_t flags;
+    const struct moe_env *env;
+};
+
+/* params NULL: defaults. ERR_IO, ERR_FORMAT (names file, tensor or key, and reason), ERR_UNSUPPORTED (a family or type
+ * that this library does not know), ERR_MEMORY. */
+MOE_API enum moe_status moe_model_open(const char *path, const struct moe_model_params *params,
+                                       struct moe_model **out, struct moe_error *error);
+MOE_API void moe_model_close(struct moe_model *model);
+
+struct moe_model_info {
+    size_t struct_size;
+    const char *architecture;      /* as the file says: "qwen3_moe", "qwen3moe"; NULL: not a model */
+    const char *family;            /* the preset's name: "qwen3_moe"; NULL: not a model */
+    const char *container;         /* "gguf", "safetensors" */
+    size_t num_blocks;             /* decoder layers, dense ones included */
+    size_t num_tensors;
+    size_t num_metadata;           /* entries for moe_model_metadata_at */
+    uint64_t tensor_bytes;         /* of all tensors whose format is known */
+};
+/* out->struct_size set by the caller; strings last until close. */
+MOE_API enum moe_status moe_model_info(const struct moe_model *model, struct moe_model_info *out);
+
+/* Block b as params that point into the file's memory: change what you like in a copy, then create. *out is NULL, with
+ * MOE_OK, for a block without experts. Valid until close. experts and shared->experts inside *layer are NULL: create
+ * them from the two params, then set the pointers in your copy. ERR_FORMAT, ERR_UNSUPPORTED name the tensor. */
+struct moe_model_block {
+    const struct moe_experts_params *experts;
+    const struct moe_experts_params *shared;   /* NULL: none */
+    const struct moe_layer_params *layer;
+};
+MOE_API enum moe_status moe_model_block(struct moe_model *model, size_t block, const struct moe_model_block **out,
+                                        struct moe_error *error);
+
+/* All of it in one step: a layer that owns its experts; flags of enum moe_layer_flags. The model must outlive it.
+ * ERR_ARGUMENT for a block without experts. */
+MOE_API enum moe_status moe_model_layer(struct moe_model *model, size_t block, struct moe_backend *backend,
+                                        uint32_t flags, struct moe_layer **out, struct moe_error *error);
+
+/* A tensor as the file holds it. Names are the file's own. */
+#define MOE_MAX_DIMS 4
+struct moe_tensor {
+    const char *name;
+    const struct moe_format_info *format;   /* NULL: a type that this library does not know */
+    uint32_t type;                          /* its number: enum moe_format, or the file's where format is NULL */
+    size_t num_dims;
+    size_t shape[MOE_MAX_DIMS];             /* outermost first */
+    uint64_t size;                          /* bytes */
+};
+/* Tensors in the order of the file; names last until close. ERR_ARGUMENT past the last, or if there is none. */
+MOE_API enum moe_status moe_model_tensor_at(const struct moe_model *model, size_t i, struct moe_tensor *out);
+MOE_API enum moe_status moe_model_tensor_find(const struct moe_model *model, const char *name, struct moe_tensor *out);
+/* Its values, host memory, until close. Reads them if the model was opened with MOE_MODEL_READ. */
+MOE_API enum moe_status moe_model_tensor_data(struct moe_model *model, const char *name, const void **data,
+                                              struct moe_error *error);
+
+/* The file's metadata: GGUF keys as they are; config.json with its nesting written by dots
+ * ("rope_parameters.rope_theta") and, of its lists, only lists of plain values. */
+enum moe_value_kind {
+    MOE_VALUE_NULL,
+    MOE_VALUE_BOOL,
+    MOE_VALUE_INT,       /* also GGUF's unsigned; above 2^63 - 1 they are FLOAT */
+    MOE_VALUE_FLOAT,
+    MOE_VALUE_STRING,
+    MOE_VALUE_ARRAY
+};
+struct moe_value {
+    enum moe_value_kind kind;
+    bool boolean;
+    int64_t integer;
+    double number;          /* set for INT as well */
+    const char *string;     /* NUL-terminated, UTF-8 as in the file; lasts until close */
+    size_t length;          /* bytes of string, or items of an array */
+    uint32_t gguf_type;     /* GGUF's number for the type of the value, or of an array's items; otherwise 0 */
+    const void *array;      /* for moe_model_metadata_item */
+};
+MOE_API enum moe_status moe_model_metadata_at(const struct moe_model *model, size_t i, const char **key,
+                                              struct moe_value *out);
+/* ERR_ARGUMENT if there is no such key. */
+MOE_API enum moe_status moe_model_metadata_find(const struct moe_model *model, const char *key, struct moe_value *out);
+MOE_API enum moe_status moe_model_metadata_item(const struct moe_model *model, const struct moe_value *array, size_t i,
+                                                struct moe_value *out);
+
+/* Routing and activation of a model family, by its name in config.json or in GGUF ("gpt_oss", "gpt-oss"), as
+ * transformers computes it; where config.json decides, the family's default. Pointers and views are left absent.
+ * Structs come with struct_size set by the caller. ERR_UNSUPPORTED: unknown family. */
+MOE_API enum moe_status moe_preset(const char *family, struct moe_routing *routing, struct moe_act *act);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
