@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT
+// Backends and contexts: opening by name or by table, memory, counters. Passes calls on; knows no backend's name.
+#include <string.h>
+
+#include "objects.h"
+#include "route.h"
+
+#define X(name) extern const struct moe_backend_ops moe_##name##_ops;
+#include "backends.def"
+#undef X
+
+static const struct moe_backend_ops *const backends[] = {
+#define X(name) &moe_##name##_ops,
+#include "backends.def"
+#undef X
+};
+
+const char *moe_status_text(enum moe_status status)
+{
+    switch (status) {
+#define MOE_STATUS_CASE(code, NAME, text)                                                                              \
+    case MOE_##NAME:                                                                                                   \
+        return text;
+        MOE_STATUS_MAP(MOE_STATUS_CASE)
+#undef MOE_STATUS_CASE
+    }
+    return "unknown status";
+}
+
+const char *moe_version(void)
+{
+    return MOE_VERSION;
+}
+
+uint32_t moe_abi_version(void)
+{
+    return MOE_ABI_VERSION;
+}
+
+const char *moe_backend_name(size_t i)
+{
+    return i < MOE_ARRAY_SIZE(backends) ? backends[i]->name : NULL;
+}
+
+static bool is_complete(const struct moe_backend_ops *ops)
+{
+    bool required = ops->name && ops->open && ops->close && ops->context_open && ops->context_close && ops->mem_alloc &&
+                    ops->mem_free && ops->mem_write && ops->mem_read && ops->sync && ops->copy && ops->linear &&
+                    ops->glu && ops->scaled_add;
+    bool any = ops->layer_open || ops->layer_close || ops->layer_workspace_size || ops->layer_forward ||
+               ops->layer_route || ops->layer_combine;
+    bool all = ops->layer_open && ops->layer_close && ops->layer_workspace_size && ops->layer_forward &&
+               ops->layer_route && ops->layer_combine;
+    return required && any == all;
+}
+
+enum moe_status moe_backend_open_ops(const struct moe_backend_ops *ops, const char *device, const struct moe_env *env,
+                                     struct moe_backend **out, struct moe_error *error)
+{
+    if (out == NULL)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_backend_open_ops: out is NULL");
+    *out = NULL;
+    if (ops == NULL || ops->abi != MOE_BACKEND_ABI)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "the table of the backend is not of MOE_BACKEND_ABI %d",
+                        MOE_BACKEND_ABI);
+    if (!is_complete(ops))
+        return moe_fail(error, MOE_ERR_ARGUMENT, "the table of backend %s lacks a required function",
+                        ops->name != NULL ? ops->name : "(no name)");
+    struct moe_env own = {.struct_size = sizeof own};
+    if (env != NULL && (moe_read_params(&own, sizeof own, env) != MOE_OK || !own.alloc != !own.free))
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_env: struct_size is wrong, or only one of alloc and free is set");
+    struct moe_backend *backend = moe_alloc(&own, sizeof *backend);
+    if (backend == NULL)
+        return moe_fail(error, MOE_ERR_MEMORY, "no memory for backend %s", ops->name);
+    backend->env = own;
+    backend->ops = ops;
+    enum moe_status status = ops->open(device, &backend->env, &backend->self, error);
+    if (status != MOE_OK) {
+        moe_free(&own, backend, sizeof *backend);
+        return status;
+    }
+    *out = backend;
+    return MOE_OK;
+}
+
+enum moe_status moe_backend_open(const char *name, const struct moe_env *env, struct moe_backend **out,
+                                 struct moe_error *error)
+{
+    if (out == NULL || name == NULL)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_backend_open: name or out is NULL");
+    *out = NULL;
+    size_t length = strcspn(name, ":");
+    const char *device = name[length] == ':' ? name + length + 1 : NULL;
+    for (size_t i = 0; i < MOE_ARRAY_SIZE(backends); i++)
+        if (strlen(backends[i]->name) == length && strncmp(backends[i]->name, name, length) == 0)
+            return moe_backend_open_ops(backends[i], device, env, out, error);
+    return moe_fail(error, MOE_ERR_UNSUPPORTED, "this library has no backend \"%.*s\" (it has: %s)",
+                    (int)(length < 64 ? length : 64), name, backends[0]->name);
+}
+
+void moe_backend_close(struct moe_backend *backend)
+{
+    if (backend == NULL)
+        return;
+    backend->ops->close(backend->self);
+    struct moe_env env = backend->env;
+    moe_free(&env, backend, sizeof *backend);
+}
+
+enum moe_status moe_backend_describe(const struct moe_backend *backend,
+                                     void (*line)(void *user, const char *key, const char *value), void *user)
+{
+    if (backend == NULL || line == NULL)
+        return MOE_ERR_ARGUMENT;
+    line(user, "backend", backend->ops->name);
+    line(user, "fused layer", backend->ops->layer_open != NULL ? "yes" : "no");
+    if (backend->ops->describe != NULL)
+        backend->ops->describe(backend->self, line, user);
+    return MOE_OK;
+}
+
+enum moe_status moe_mem_alloc(struct moe_backend *backend, size_t size, struct moe_view *out)
+{
+    if (backend == NULL || out == NULL)
+        return MOE_ERR_ARGUMENT;
+    memset(out, 0, sizeof *out);
+    return backend->ops->mem_alloc(backend->self, size, out);
+}
+
+void moe_mem_free(struct moe_backend *backend, const struct moe_view *mem)
+{
+    if (backend != NULL && mem != NULL && mem->base != NULL)
+        backend->ops->mem_free(backend->self, mem);
+}
+
+enum moe_status moe_mem_write(struct moe_context *ctx, const struct moe_view *dst, const void *src, size_t size)
+{
+    if (ctx == NULL || dst == NULL || dst->base == NULL || src == NULL || size > dst->size)
+        return MOE_ERR_ARGUMENT;
+    return ctx->backend->ops->mem_write(ctx->backend->self, ctx->ctx, dst, src, size);
+}
+
+enum moe_status moe_mem_read(struct moe_context *ctx, void *dst, const struct moe_view *src, size_t size)
+{
+    if (ctx == NULL || dst == NULL || src == NULL || src->base == NULL || size > src->size)
+        return MOE_ERR_ARGUMENT;
+    return ctx->backend->ops->mem_read(ctx->backend->self, ctx->ctx, dst, src, size);
+}
+
+/* ---- contexts ---- */
+
+static void free_scratch(const struct moe_env *env, struct moe_host_scratch *scratch)
+{
+    moe_free(env, scratch->window, MOE_WINDOWS * (size_t)MOE_WINDOW_BYTES);
+    moe_free(env, scratch->logits, MOE_MAX_EXPERTS * sizeof(double));
+    moe_free(env, scratch->route, moe_route_scratch(MOE_MAX_EXPERTS) * sizeof(double));
+    moe_free(env, scratch->weights, MOE_MAX_EXPERTS * sizeof(float));
+    moe_free(env, scratch->ids, MOE_MAX_EXPERTS * sizeof(int32_t));
+    moe_free(env, scratch->map, MOE_MAX_EXPERTS * sizeof(int32_t));
+    moe_free(env, scratch->counts, MOE_MAX_EXPERTS * sizeof(int64_t));
+}
+
+static bool alloc_scratch(const struct moe_env *env, struct moe_host_scratch *scratch)
+{
+    scratch->window = moe_alloc(env, MOE_WINDOWS * (size_t)MOE_WINDOW_BYTES);
+    scratch->logits = moe_alloc(env, MOE_MAX_EXPERTS * sizeof(double));
+    scratch->route = moe_alloc(env, moe_route_scratch(MOE_MAX_EXPERTS) * sizeof(double));
+    scratch->weights = moe_alloc(env, MOE_MAX_EXPERTS * sizeof(float));
+    scratch->ids = moe_alloc(env, MOE_MAX_EXPERTS * sizeof(int32_t));
+    scratch->map = moe_alloc(env, MOE_MAX_EXPERTS * sizeof(int32_t));
+    scratch->counts = moe_alloc(env, MOE_MAX_EXPERTS * sizeof(int64_t));
+    return scratch->window && scratch->logits && scratch->route && scratch->weights && scratch->ids && scratch->map &&
+           scratch->counts;
+}
+
+enum moe_status moe_context_create(struct moe_backend *backend, const struct moe_context_params *params,
+                                   struct moe_context **out, struct moe_error *error)
+{
+    if (out == NULL || backend == NULL)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_context_create: backend or out is NULL");
+    *out = NULL;
+    struct moe_context_params own = {.struct_size = sizeof own};
+    if (params != NULL && MOE_READ_PARAMS(&own, params) != MOE_OK)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_context_params: struct_size is wrong");
+    struct moe_context *ctx = moe_alloc(&backend->env, sizeof *ctx);
+    if (ctx == NULL)
+        return moe_fail(error, MOE_ERR_MEMORY, "no memory for a context");
+    ctx->backend = backend;
+    ctx->team = own.team;
+    enum moe_status status = MOE_ERR_MEMORY;
+    if (!alloc_scratch(&backend->env, &ctx->scratch))
+        moe_fail(error, status, "no memory for the scratch of a context");
+    else
+        status = backend->ops->context_open(backend->self, &own, &ctx->ctx, error);
+    if (status != MOE_OK) {
+        free_scratch(&backend->env, &ctx->scratch);
+        moe_free(&backend->env, ctx, sizeof *ctx);
+        return status;
+    }
+    *out = ctx;
+    return MOE_OK;
+}
+
+void moe_context_destroy(struct moe_context *ctx)
+{
+    if (ctx == NULL)
+        return;
+    struct moe_backend *backend = ctx->backend;
+    backend->ops->context_close(ctx->ctx);
+    free_scratch(&backend->env, &ctx->scratch);
+    moe_free(&backend->env, ctx, sizeof *ctx);
+}
+
+enum moe_status moe_context_set_stream(struct moe_context *ctx, void *stream)
+{
+    if (ctx == NULL)
+        return MOE_ERR_ARGUMENT;
+    if (ctx->backend->ops->set_stream == NULL)
+        return MOE_ERR_UNSUPPORTED;
+    return ctx->backend->ops->set_stream(ctx->ctx, stream);
+}
+
+enum moe_status moe_context_sync(struct moe_context *ctx)
+{
+    return ctx == NULL ? MOE_ERR_ARGUMENT : ctx->backend->ops->sync(ctx->ctx);
+}
+
+enum moe_status moe_context_stats(struct moe_context *ctx, struct moe_stats *out, bool reset)
+{
+    if (ctx == NULL)
+        return MOE_ERR_ARGUMENT;
+    MOE_TRY(moe_write_params(out, &ctx->stats, sizeof ctx->stats));
+    if (reset)
+        memset(&ctx->stats, 0, sizeof ctx->stats);
+    return MOE_OK;
+}

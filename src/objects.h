@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+// The objects behind the opaque types of moe.h. The core's own; backends see include/moe/backend.h only.
+#ifndef MOE_OBJECTS_H
+#define MOE_OBJECTS_H
+
+#include "check.h"
+#include "moe/backend.h"
+
+struct moe_backend {
+    struct moe_env env;
+    const struct moe_backend_ops *ops;
+    void *self;
+};
+
+/* Host memory of a context for the composer, which may not allocate: read-back windows and one token's routing. */
+struct moe_host_scratch {
+    unsigned char *window; /* MOE_WINDOW_BYTES for each of MOE_WINDOWS */
+    double *logits;        /* [MOE_MAX_EXPERTS] */
+    double *route;         /* moe_route_scratch(MOE_MAX_EXPERTS) */
+    float *weights;        /* [MOE_MAX_EXPERTS], indexed by slot */
+    int32_t *ids;          /* [MOE_MAX_EXPERTS], by slot: as routed, -1 for an empty slot */
+    int32_t *map;          /* [MOE_MAX_EXPERTS]: expert_map of the call */
+    int64_t *counts;       /* [MOE_MAX_EXPERTS] */
+};
+enum { MOE_WINDOWS = 3, MOE_WINDOW_BYTES = 128 * 1024 };
+
+struct moe_context {
+    struct moe_backend *backend;
+    void *ctx;
+    bool team;
+    struct moe_stats stats;
+    struct moe_host_scratch scratch;
+};
+
+/* A matrix of moe_experts as the caller described it, for copying it, now and in moe_experts_update. */
+struct moe_source {
+    struct moe_matrix matrix; /* strides filled in; bases point to our copy; bias is not kept */
+    size_t expert_bytes;      /* from the first to the last byte of an expert */
+    bool copied;              /* values were copied to packed; otherwise they are read in place */
+    size_t packed_offset;     /* in packed, if copied */
+    size_t bias_offset;       /* in packed, if the backend cannot read host memory and there is a bias */
+    void **bases;             /* [num_experts]; NULL: none */
+    float *host_bias;         /* [num_experts, rows]; NULL: none */
+};
+
+enum { MOE_GATE, MOE_UP, MOE_DOWN, MOE_MATRICES };
+
+struct moe_experts {
+    struct moe_backend *backend;
+    struct moe_expert_set set;
+    struct moe_source sources[MOE_MATRICES];
+    struct moe_view packed; /* all copies and biases; base NULL: none */
+    bool owns_packed;
+};
+
+struct moe_layer {
+    struct moe_backend *backend;
+    struct moe_layer_desc desc;
+    struct moe_layer_info info;
+    struct moe_router router;
+    size_t experts_present; /* matrices, where num_experts counts ids */
+    float *selection_bias, *router_matrix, *router_bias, *shared_gate;
+    void *state;          /* the backend's; NULL: composed */
+    struct moe_view zero; /* composed: a row of zeros in backend memory */
+    struct moe_experts *owned, *owned_shared;
+};
+
+/* The layer destroys these with itself. Either may be NULL. */
+void moe_layer_own(struct moe_layer *layer, struct moe_experts *experts, struct moe_experts *shared);
+
+#endif
