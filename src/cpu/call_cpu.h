@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// One call of the fused layer while it runs: what the phases read and write, and where it lies in the workspace.
+//
+//     prepare  x (and router_x) to f32 rows                        items: blocks of tokens
+//     logits   the layer's router                                  items: blocks of tokens x blocks of experts
+//     route    logits, or the caller's ids -> ids and weights      items: blocks of tokens
+//     plan     checks of MOE_STRICT, pairs sorted by matrix        one lane
+//     scale    weight_on_input: weight * x for each pair           items: blocks of pairs
+//     gate_up  h = act(gate x) * (up x), shared expert first       items: matrices with pairs x blocks of rows
+//     down     down h for all pairs, their weighted sum, out       items: blocks of rows
+//
+// Nothing that the caller can see is written before plan has found the call good. Sums have one order (see experts_cpu.c
+// and kernels.h), so results do not depend on lanes or items.
+#ifndef MOE_CPU_CALL_CPU_H
+#define MOE_CPU_CALL_CPU_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cpu/kernels.h"
+#include "moe/backend.h"
+
+enum moe_cpu_phase {
+    MOE_PHASE_PREPARE,
+    MOE_PHASE_LOGITS,
+    MOE_PHASE_ROUTE,
+    MOE_PHASE_PLAN,
+    MOE_PHASE_SCALE,
+    MOE_PHASE_GATE_UP,
+    MOE_PHASE_DOWN,
+    MOE_PHASE_COMBINE,
+    MOE_NUM_PHASES
+};
+
+enum moe_cpu_mode { MOE_CALL_FORWARD, MOE_CALL_ROUTE, MOE_CALL_COMBINE };
+
+/* Rows of f32 values: x as it stands, or a copy in the workspace. */
+struct moe_cpu_rows {
+    const float *data;
+    size_t stride;             /* floats */
+    float *copy;               /* NULL: data is the caller's; otherwise prepare fills it, dense */
+};
+
+/* A counter of work items that has a cache line of its own. */
+struct moe_cpu_counter {
+    _Alignas(64) _Atomic size_t next;
+};
+
+struct moe_cpu_call {
+    struct moe_cpu_counter items[MOE_NUM_PHASES];
+    _Atomic uint64_t nonfinite_rows;
+    _Atomic bool out_of_range;
+
+    const struct moe_kernels *kernels;
+    const struct moe_layer_desc *desc;
+    struct moe_layer_io io;
+    enum moe_cpu_mode mode;
+    enum moe_status status;            /* set by setup and by plan */
+    size_t num_lanes;
+    size_t num_tokens, live_tokens, top_k, num_pairs;
+    bool has_shared, computes_logits;
+
+    /* in the workspace */
+    struct moe_cpu_rows x, router_x;
+    double *logits;            /* [num_tokens, num_experts], where the layer's router is used */
+    int32_t *ids;              /* [num_pairs], -1: empty */
+    float *weights;            /* [num_pairs] */
+    float *shared_weights;     /* [num_tokens] */
+    size_t *starts;            /* [matrices + 1]: where the sorted pairs of a matrix begin */
+    int32_t *active;           /* [matrices]: those with pairs, num_active of them */
+    int32_t *positions;        /* [num_pairs]: a pair's place in the sorted order; -1: skipped */
+    int32_t *tokens;           /* [num_pairs], sorted: the token of each */
+    float *scaled;             /* [num_pairs, hidden], sorted; weight_on_input */
+    float *h;                  /* [num_pairs, intermediate], sorted */
+    float *shared_h;           /* [num_tokens, shared intermediate] */
+    unsigned char *scratch;    /* scratch_bytes for each lane */
+    size_t scratch_bytes;
+    size_t num_active, num_sorted;
+    size_t skipped_pairs;
+};
+
+static inline size_t moe_cpu_take(struct moe_cpu_call *call, enum moe_cpu_phase phase)
+{
+    return atomic_fetch_add_explicit(&call->items[phase].next, 1, memory_order_relaxed);
+}
+
+static inline void *moe_cpu_scratch(const struct moe_cpu_call *call, size_t lane)
+{
+    return call->scratch + lane * call->scratch_bytes;
+}
+
+static inline size_t moe_cpu_blocks(size_t n, size_t block)
+{
+    return n / block + (n % block != 0);
+}
+
+static inline size_t moe_cpu_smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* plan_cpu.c. Lay the workspace out from base on (NULL: only count) for a call whose sizes are set. ERR_ARGUMENT where
+ * the sizes overflow. */
+enum moe_status moe_plan_cpu_workspace(struct moe_cpu_call *call, unsigned char *base, size_t *bytes);
+void moe_plan_cpu_run(void *call, size_t lane);
+
+/* Phases: how many items there are, and the work of a lane. */
+size_t moe_route_cpu_prepare_items(const struct moe_cpu_call *call);
+void moe_route_cpu_prepare(void *call, size_t lane);
+size_t moe_route_cpu_logits_items(const struct moe_cpu_call *call);
+void moe_route_cpu_logits(void *call, size_t lane);
+size_t moe_route_cpu_items(const struct moe_cpu_call *call);
+void moe_route_cpu_run(void *call, size_t lane);
+size_t moe_route_cpu_scratch(size_t num_experts);     /* bytes that a lane needs; 0: they overflow */
+
+size_t moe_experts_cpu_scale_items(const struct moe_cpu_call *call);
+void moe_experts_cpu_scale(void *call, size_t lane);
+size_t moe_experts_cpu_gate_up_items(const struct moe_cpu_call *call);
+void moe_experts_cpu_gate_up(void *call, size_t lane);
+size_t moe_experts_cpu_gate_up_scratch(void);
+
+size_t moe_combine_cpu_down_items(const struct moe_cpu_call *call);
+void moe_combine_cpu_down(void *call, size_t lane);
+size_t moe_combine_cpu_down_floats(const struct moe_cpu_call *call);    /* of a lane's scratch, for a pair or token */
+size_t moe_combine_cpu_items(const struct moe_cpu_call *call);
+void moe_combine_cpu_run(void *call, size_t lane);
+
+#endif

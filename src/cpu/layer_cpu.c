@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+// The fused layer: which phases a call has, and the two ways through them: the context's own lanes, or the host's team.
+#include <string.h>
+
+#include "cpu/cpu.h"
+
+/* What the backend keeps of a layer. */
+struct layer {
+    const struct moe_cpu *cpu;
+    const struct moe_layer_desc *desc;
+};
+
+enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc, void **state,
+                                   struct moe_layer_info *info, struct moe_error *error)
+{
+    const struct moe_cpu *cpu = self;
+    struct layer *layer = moe_alloc(moe_cpu_env(cpu), sizeof *layer);
+    *state = layer;
+    if (layer == NULL)
+        return moe_fail(error, MOE_ERR_MEMORY, "cpu: no memory for a layer");
+    layer->cpu = cpu;
+    layer->desc = desc;
+    info->composed = false;
+    info->capturable = false;
+    info->batch_invariant = true;
+    info->exact = true;
+    return MOE_OK;
+}
+
+void moe_layer_cpu_close(void *state)
+{
+    struct layer *layer = state;
+    if (layer != NULL)
+        moe_free(moe_cpu_env(layer->cpu), layer, sizeof *layer);
+}
+
+/* ---- a call ---- */
+
+/* The sizes of a call, from the shapes in io alone. */
+static void set_sizes(struct moe_cpu_call *call, const struct moe_cpu_context *ctx, const struct layer *layer,
+                      const struct moe_layer_io *io, enum moe_cpu_mode mode)
+{
+    const struct moe_layer_desc *desc = layer->desc;
+    call->kernels = &layer->cpu->kernels;
+    call->desc = desc;
+    call->io = *io;
+    call->mode = mode;
+    call->num_lanes = moe_threads_count(ctx->threads);
+    call->num_tokens = io->num_tokens;
+    call->top_k = io->top_k;
+    call->has_shared = mode == MOE_CALL_FORWARD && desc->shared != NULL && !(io->flags & MOE_OUT_PAIRS);
+    call->computes_logits = io->ids.base == NULL && io->logits.base == NULL && desc->router != NULL &&
+                            desc->router->host_matrix != NULL && mode != MOE_CALL_COMBINE;
+    if (!moe_mul(&call->num_pairs, io->num_tokens, io->top_k))
+        call->num_pairs = SIZE_MAX;
+}
+
+/* A forward needs no less than a route or a combine with the same views. */
+enum moe_status moe_layer_cpu_workspace_size(const void *ctx, const void *state, const struct moe_layer_io *io,
+                                             size_t *bytes)
+{
+    struct moe_cpu_call call;
+    memset(&call, 0, sizeof call);
+    *bytes = 0;
+    set_sizes(&call, ctx, state, io, MOE_CALL_FORWARD);
+    return moe_plan_cpu_workspace(&call, NULL, bytes);
+}
+
+static void set_up(struct moe_cpu_context *ctx, const struct layer *layer, const struct moe_layer_io *io,
+                   enum moe_cpu_mode mode)
+{
+    struct moe_cpu_call *call = &ctx->call;
+    for (size_t i = 0; i < MOE_NUM_PHASES; i++)
+        atomic_store_explicit(&call->items[i].next, 0, memory_order_relaxed);
+    atomic_store_explicit(&call->nonfinite_rows, 0, memory_order_relaxed);
+    atomic_store_explicit(&call->out_of_range, false, memory_order_relaxed);
+    call->num_active = call->num_sorted = call->skipped_pairs = 0;
+    set_sizes(call, ctx, layer, io, mode);
+    call->live_tokens = call->num_tokens;
+    if (io->live_tokens.base != NULL) {
+        int32_t live = *(const int32_t *)moe_cpu_address(&io->live_tokens);
+        call->live_tokens = live < 0 ? 0 : moe_cpu_smaller((size_t)live, call->num_tokens);
+    }
+    size_t bytes;
+    call->status = moe_plan_cpu_workspace(call, moe_cpu_address(&io->workspace), &bytes);
+    if (call->status == MOE_OK && bytes > io->workspace.size)
+        call->status = MOE_ERR_WORKSPACE;
+}
+
+/* ---- phases ---- */
+
+static size_t one_item(const struct moe_cpu_call *call)
+{
+    (void)call;
+    return 1;
+}
+
+static const struct phase {
+    size_t (*num_items)(const struct moe_cpu_call *call);
+    moe_phase_fn *run;
+} phases[MOE_NUM_PHASES] = {
+    [MOE_PHASE_PREPARE] = {moe_route_cpu_prepare_items, moe_route_cpu_prepare},
+    [MOE_PHASE_LOGITS] = {moe_route_cpu_logits_items, moe_route_cpu_logits},
+    [MOE_PHASE_ROUTE] = {moe_route_cpu_items, moe_route_cpu_run},
+    [MOE_PHASE_PLAN] = {one_item, moe_plan_cpu_run},
+    [MOE_PHASE_SCALE] = {moe_experts_cpu_scale_items, moe_experts_cpu_scale},
+    [MOE_PHASE_GATE_UP] = {moe_experts_cpu_gate_up_items, moe_experts_cpu_gate_up},
+    [MOE_PHASE_DOWN] = {moe_combine_cpu_down_items, moe_combine_cpu_down},
+    [MOE_PHASE_COMBINE] = {moe_combine_cpu_items, moe_combine_cpu_run},
+};
+
+static bool has_phase(enum moe_cpu_mode mode, size_t phase)
+{
+    if (phase <= MOE_PHASE_PLAN)
+        return true;
+    return mode == MOE_CALL_ROUTE ? false : (mode == MOE_CALL_COMBINE) == (phase == MOE_PHASE_COMBINE);
+}
+
+static void add_stats(const struct moe_cpu_call *call, struct moe_stats *stats)
+{
+    if (call->mode == MOE_CALL_COMBINE)
+        return;                        /* the forward that gave the pairs has counted them */
+    stats->nonfinite_rows += atomic_load_explicit(&call->nonfinite_rows, memory_order_relaxed);
+    stats->skipped_pairs += call->skipped_pairs;
+}
+
+static enum moe_status run_call(struct moe_cpu_context *ctx, const struct layer *layer, const struct moe_layer_io *io,
+                                struct moe_stats *stats, enum moe_cpu_mode mode)
+{
+    struct moe_cpu_call *call = &ctx->call;
+    if (moe_threads_is_team(ctx->threads))
+        return MOE_ERR_STATE;
+    if (io->num_tokens == 0)
+        return MOE_OK;
+    set_up(ctx, layer, io, mode);
+    for (size_t i = 0; i < MOE_NUM_PHASES && call->status == MOE_OK; i++) {
+        size_t items = has_phase(mode, i) ? phases[i].num_items(call) : 0;
+        if (items > 0)
+            moe_threads_run(ctx->threads, items, phases[i].run, call);
+    }
+    if (call->status == MOE_OK)
+        add_stats(call, stats);
+    return call->status;
+}
+
+enum moe_status moe_layer_cpu_forward(void *ctx, const void *state, const struct moe_layer_io *io,
+                                      struct moe_stats *stats)
+{
+    return run_call(ctx, state, io, stats, MOE_CALL_FORWARD);
+}
+
+enum moe_status moe_layer_cpu_route(void *ctx, const void *state, const struct moe_layer_io *io,
+                                    struct moe_stats *stats)
+{
+    return run_call(ctx, state, io, stats, MOE_CALL_ROUTE);
+}
+
+enum moe_status moe_layer_cpu_combine(void *ctx, const void *state, const struct moe_layer_io *io,
+                                      struct moe_stats *stats)
+{
+    return run_call(ctx, state, io, stats, MOE_CALL_COMBINE);
+}
+
+/* Thread 0 sets the call up and runs what one lane does; all meet after each phase. The last meeting keeps thread 0 from
+ * setting up the next call while another still reads this one. Only thread 0 touches stats. */
+enum moe_status moe_layer_cpu_forward_team(void *arg, const void *state, const struct moe_layer_io *io,
+                                           struct moe_stats *stats, size_t ith, size_t nth)
+{
+    struct moe_cpu_context *ctx = arg;
+    struct moe_cpu_call *call = &ctx->call;
+    if (nth == 0 || ith >= nth || nth > moe_threads_count(ctx->threads))
+        return MOE_ERR_ARGUMENT;
+    if (io->num_tokens == 0)
+        return MOE_OK;
+    if (ith == 0)
+        set_up(ctx, state, io, MOE_CALL_FORWARD);
+    moe_threads_barrier(ctx->threads, nth);
+    enum moe_status status = call->status;
+    for (size_t i = 0; i < MOE_NUM_PHASES && status == MOE_OK; i++) {
+        size_t items = has_phase(MOE_CALL_FORWARD, i) ? phases[i].num_items(call) : 0;
+        if (items == 0)
+            continue;
+        if (ith == 0 || items > 1)
+            phases[i].run(call, ith);
+        moe_threads_barrier(ctx->threads, nth);
+        status = call->status;
+    }
+    if (ith == 0 && status == MOE_OK)
+        add_stats(call, stats);
+    moe_threads_barrier(ctx->threads, nth);
+    return status;
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+// The workspace of a call, and the step between routing and experts: checks of MOE_STRICT, pairs sorted by matrix, and
+// the results of routing that the caller wants.
+#include <string.h>
+
+#include "cpu/cpu.h"
+
+enum { CARVE_ALIGN = 64 };
+
+/* Cuts pieces off the workspace; without base it only counts. */
+struct carver {
+    unsigned char *base;
+    size_t offset;
+    bool ok;
+};
+
+static void *carve(struct carver *carver, size_t count, size_t size)
+{
+    size_t bytes, begin = carver->offset;
+    carver->ok = carver->ok && moe_mul(&bytes, count, size) && moe_align(&bytes, bytes, CARVE_ALIGN) &&
+                 moe_add(&carver->offset, begin, bytes);
+    return carver->base != NULL && carver->ok ? carver->base + begin : NULL;
+}
+
+static size_t times(struct carver *carver, size_t a, size_t b)
+{
+    size_t product = 0;
+    carver->ok = carver->ok && moe_mul(&product, a, b);
+    return product;
+}
+
+/* A view as f32 rows: in place where it is f32, otherwise through a copy. */
+static void carve_rows(struct moe_cpu_rows *rows, const struct moe_view *view, struct carver *carver,
+                       size_t num_tokens, size_t hidden_size)
+{
+    *rows = (struct moe_cpu_rows){.stride = hidden_size};
+    if (view->format == MOE_FORMAT_F32) {
+        rows->data = view->base != NULL ? moe_cpu_address(view) : NULL;    /* absent while sizes are counted */
+        rows->stride = view->stride / sizeof(float);
+    } else {
+        rows->copy = carve(carver, times(carver, num_tokens, hidden_size), sizeof(float));
+        rows->data = rows->copy;
+    }
+}
+
+static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
+{
+    const struct moe_expert_set *experts = call->desc->experts;
+    size_t pairs = call->num_pairs;
+    call->starts = carve(carver, experts->num_experts + 1, sizeof *call->starts);
+    call->active = carve(carver, experts->num_experts, sizeof *call->active);
+    call->tokens = carve(carver, pairs, sizeof *call->tokens);
+    if (call->desc->weight_on_input)
+        call->scaled = carve(carver, times(carver, pairs, experts->hidden_size), sizeof *call->scaled);
+    call->h = carve(carver, times(carver, pairs, experts->intermediate_size), sizeof *call->h);
+    if (call->has_shared) {
+        call->shared_weights = carve(carver, call->num_tokens, sizeof *call->shared_weights);
+        call->shared_h = carve(carver, times(carver, call->num_tokens, call->desc->shared->intermediate_size),
+                               sizeof *call->shared_h);
+    }
+}
+
+static void carve_scratch(struct moe_cpu_call *call, struct carver *carver)
+{
+    size_t route = moe_route_cpu_scratch(call->desc->num_experts), gate_up = moe_experts_cpu_gate_up_scratch();
+    size_t rows = call->num_pairs + (call->has_shared ? call->num_tokens : 0);
+    size_t bytes = times(carver, times(carver, rows, moe_combine_cpu_down_floats(call)), sizeof(float));
+    if (bytes < route)
+        bytes = route;
+    if (bytes < gate_up)
+        bytes = gate_up;
+    carver->ok = carver->ok && route > 0 && moe_align(&bytes, bytes, CARVE_ALIGN);
+    call->scratch_bytes = bytes;
+    call->scratch = carve(carver, call->num_lanes, bytes);
+}
+
+enum moe_status moe_plan_cpu_workspace(struct moe_cpu_call *call, unsigned char *base, size_t *bytes)
+{
+    struct carver carver = {.base = base, .ok = call->num_pairs <= INT32_MAX};
+    size_t num_tokens = call->num_tokens, hidden_size = call->desc->experts->hidden_size;
+    if (call->mode != MOE_CALL_COMBINE)
+        carve_rows(&call->x, &call->io.x, &carver, num_tokens, hidden_size);
+    call->router_x = call->x;
+    if (call->computes_logits) {
+        if (call->io.router_x.base != NULL)
+            carve_rows(&call->router_x, &call->io.router_x, &carver, num_tokens, hidden_size);
+        call->logits = carve(&carver, times(&carver, num_tokens, call->desc->num_experts), sizeof *call->logits);
+    }
+    call->ids = carve(&carver, call->num_pairs, sizeof *call->ids);
+    call->weights = carve(&carver, call->num_pairs, sizeof *call->weights);
+    call->positions = carve(&carver, call->num_pairs, sizeof *call->positions);
+    if (call->mode == MOE_CALL_FORWARD)
+        carve_experts(call, &carver);
+    carve_scratch(call, &carver);
+    *bytes = carver.offset;
+    return carver.ok ? MOE_OK : MOE_ERR_ARGUMENT;
+}
+
+/* ---- the plan ---- */
+
+/* The matrix of an id under expert_map; -1: skipped. */
+static int32_t matrix_of(const struct moe_cpu_call *call, int32_t id)
+{
+    if (id < 0)
+        return -1;
+    const struct moe_view *map = &call->io.expert_map;
+    int32_t matrix = map->base != NULL ? ((const int32_t *)moe_cpu_address(map))[id] : id;
+    return matrix >= 0 && (size_t)matrix < call->desc->experts->num_experts ? matrix : -1;
+}
+
+/* positions[p] = the pair's matrix, -1 where it is skipped; padding is skipped without being counted. */
+static void find_matrices(struct moe_cpu_call *call)
+{
+    size_t live_pairs = call->live_tokens * call->top_k;
+    for (size_t p = 0; p < call->num_pairs; p++) {
+        call->positions[p] = matrix_of(call, call->ids[p]);
+        call->skipped_pairs += p < live_pairs && call->positions[p] < 0;
+    }
+}
+
+/* A counting sort by matrix that keeps the order of pairs: from positions as matrices to positions as places. */
+static void sort_pairs(struct moe_cpu_call *call)
+{
+    size_t matrices = call->desc->experts->num_experts, sum = 0;
+    size_t *starts = call->starts;
+    memset(starts, 0, (matrices + 1) * sizeof *starts);
+    for (size_t p = 0; p < call->num_pairs; p++)
+        if (call->positions[p] >= 0)
+            starts[call->positions[p]]++;
+    for (size_t m = 0; m < matrices; m++) {
+        size_t count = starts[m];
+        starts[m] = sum;
+        sum += count;
+        if (count > 0)
+            call->active[call->num_active++] = (int32_t)m;
+    }
+    for (size_t t = 0, p = 0; t < call->num_tokens; t++) {
+        for (size_t k = 0; k < call->top_k; k++, p++) {
+            int32_t matrix = call->positions[p];
+            if (matrix < 0)
+                continue;
+            size_t place = starts[matrix]++;
+            call->positions[p] = (int32_t)place;
+            call->tokens[place] = (int32_t)t;
+        }
+    }
+    memmove(starts + 1, starts, matrices * sizeof *starts);    /* each start has moved to its end, the next one's start */
+    starts[0] = 0;
+    call->num_sorted = sum;
+}
+
+static void publish(const struct moe_cpu_call *call)
+{
+    size_t top_k = call->top_k;
+    for (size_t t = 0; call->io.out_ids.base != NULL && t < call->num_tokens; t++)
+        memcpy(moe_cpu_row(&call->io.out_ids, t), call->ids + t * top_k, top_k * sizeof *call->ids);
+    for (size_t t = 0; call->io.out_weights.base != NULL && t < call->num_tokens; t++)
+        memcpy(moe_cpu_row(&call->io.out_weights, t), call->weights + t * top_k, top_k * sizeof *call->weights);
+    if (call->io.expert_counts.base == NULL)
+        return;
+    int64_t *counts = moe_cpu_address(&call->io.expert_counts);
+    for (size_t p = 0; p < call->num_pairs; p++)
+        if (call->ids[p] >= 0)
+            counts[call->ids[p]]++;
+}
+
+void moe_plan_cpu_run(void *arg, size_t lane)
+{
+    (void)lane;
+    struct moe_cpu_call *call = arg;
+    if (call->io.flags & MOE_STRICT) {
+        if (atomic_load_explicit(&call->nonfinite_rows, memory_order_relaxed) > 0)
+            call->status = MOE_ERR_NONFINITE;
+        else if (atomic_load_explicit(&call->out_of_range, memory_order_relaxed))
+            call->status = MOE_ERR_RANGE;
+        if (call->status != MOE_OK)
+            return;
+    }
+    find_matrices(call);
+    if (call->mode == MOE_CALL_FORWARD)
+        sort_pairs(call);
+    if (call->mode != MOE_CALL_COMBINE)
+        publish(call);
+}
