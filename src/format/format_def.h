@@ -8,8 +8,10 @@
 
 #include "moe/format.h"
 
-/* All three work on one row: num_blocks blocks without padding, at any alignment. They read and write exactly
- * num_blocks blocks and num_blocks * block_values floats. */
+/* All three work on num_blocks blocks without padding, at any alignment (floats are aligned as such), and read and
+ * write exactly those and num_blocks * block_values floats. A block does not depend on its neighbours. dequantise is
+ * the inner loop of the portable kernels: its loops are to be ones that compilers vectorise. quantise takes any bits:
+ * where the input has NaN or infinities, it makes a block that find_nonfinite finds. */
 struct moe_format_def {
     void (*quantise)(void *out, const float *in, size_t num_blocks);
     void (*dequantise)(float *out, const void *in, size_t num_blocks);

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
 // Q8_0: 32 values of 8 bits and one scale. value = q * d.
-#include <float.h>
-
 #include "format/block.h"
 
 /* byte  0 .. 1   d, f16
@@ -13,13 +11,11 @@ struct block {
 _Static_assert(sizeof(struct block) == MOE_BLOCK_BYTES_Q8_0, "the row of Q8_0");
 
 /* The quants are rounded with the f32 scale, before it is rounded to f16: so the files of other programs are. NaN and
- * infinities make d infinite. */
+ * infinities make d infinite. Where inverse is, d is 0 in f16, and the quants do not matter. */
 static void quantise_block(struct block *block, const float *in)
 {
     float d = max_magnitude(in, 32) / 127.0f;
     float inverse = d != 0 ? 1.0f / d : 0;
-    if (inverse > FLT_MAX)
-        inverse = 0;
     store_u16(block->d, moe_f32_to_f16(d));
     for (int i = 0; i < 32; i++)
         block->q[i] = (int8_t)round_clamped(in[i] * inverse, -127, 127);

@@ -46,7 +46,7 @@ def check_same(ours, theirs, what):
     same = (ours.view(np.uint32) == theirs.view(np.uint32)) | (np.isnan(ours) & np.isnan(theirs))
     if not same.all():
         at = tuple(np.argwhere(~same)[0])
-        sys.exit(f"{what}: {np.count_nonzero(~same)} values differ, the first at {at}: {ours[at]!r}, not {theirs[at]!r}")
+        sys.exit(f"{what}: {np.count_nonzero(~same)} values differ, the first at {at}: {ours[at]}, not {theirs[at]}")
     print(f"{what}: {ours.size} values equal")
 
 
