@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: MIT
+# The moe command from outside: exit codes, error sentences, help pages, JSON, and whole ways from a checkpoint to a
+# verified layer. Usage: command.sh MOE FIXTURE SOURCE_DIR UNPACKED_MODELS SCRATCH_DIR
+set -u
+moe=$1 fixture=$2 source=$3 models=$4 scratch=$5
+zoo=$source/tests/data/zoo
+bard=$source/models/bard
+scribe=$models/scribe
+failures=0
+rm -rf "$scratch"
+mkdir -p "$scratch" || exit 1
+cd "$scratch" || exit 1
+
+fail()
+{
+    echo "FAIL: $*"
+    sed 's/^/    /' out err 2>/dev/null | head -20
+    failures=$((failures + 1))
+}
+
+# expect CODE ARGUMENTS...: run moe; its stdout is in ./out, its stderr in ./err. An error is one line, "moe: ...".
+expect()
+{
+    wanted=$1
+    shift
+    "$moe" "$@" >out 2>err </dev/null
+    code=$?
+    [ $code -eq "$wanted" ] || fail "exit $code, not $wanted: moe $*"
+    case $wanted in
+    2|3)
+        [ "$(wc -l <err)" -eq 1 ] && grep -q '^moe: ..*' err || fail "no single error sentence: moe $*"
+        [ -s out ] && fail "output besides the error: moe $*" ;;
+    esac
+    return 0
+}
+
+# said TEXT: the last command's stdout or stderr has it.
+said()
+{
+    grep -q -e "$1" out err || fail "not said: $1"
+}
+
+help_pages()
+{
+    expect 0 --help
+    for command in info run check bench convert; do
+        expect 0 --help
+        said "^  $command "
+        expect 0 $command --help
+        said 'Usage: moe'
+        said 'Examples:'
+        said '^  moe '
+        expect 0 help $command
+        said 'Usage: moe'
+    done
+    options info json tensors
+    options run layer input output router-input ids weights ids-out weights-out backend threads primitives exact
+    options check reference tolerance backend threads primitives exact json
+    options bench shape format down tokens threads backend error seconds cold-bytes json
+    options convert format down experts-only threads
+    expect 0 --version
+    said '^moe [0-9]'
+}
+
+# options COMMAND NAMES...: the help page has them all.
+options()
+{
+    command=$1
+    shift
+    expect 0 "$command" --help
+    for name; do
+        said "^  --$name "
+    done
+}
+
+wrong_usage()
+{
+    expect 2
+    expect 2 inof
+    said "did you mean 'info'"
+    expect 2 frobnicate
+    expect 2 info --jason
+    said 'did you mean --json'
+    expect 2 info a b
+    expect 2 info --tensors
+    expect 2 run "$bard"
+    said 'needs --layer'
+    expect 2 run --layer 0 --input x --output y
+    expect 2 run "$bard" --layer x --input x --output y
+    said 'a whole number'
+    expect 2 run "$bard" --layer 0 --input x --output y --ids i
+    expect 2 run "$bard" --layer
+    expect 2 check "$bard" --tolerance -1
+    expect 2 check "$bard" --json=1
+    expect 2 bench
+    expect 2 bench --shape 64,64,8,2
+    expect 2 bench --shape 64,64,8 --format f32
+    expect 2 bench --shape 64,64,8,9 --format f32
+    expect 2 bench --shape 64,64,8,2 --format f33
+    expect 2 bench --shape 64,64,8,2 --format i32
+    expect 2 bench --shape 64,64,8,2 --format q4_k
+    expect 2 bench --shape 64,64,8,2 --format f32 --tokens 0
+    expect 2 bench "$bard" --format f32
+    expect 2 convert "$bard" x.gguf
+    expect 2 convert "$bard" x.gguf --format q9_9
+    said 'q8_0'
+    expect 2 convert "$bard" --format f32
+}
+
+bad_input()
+{
+    printf 'GGUF' >short.gguf
+    mkdir -p empty
+    for command in info check; do
+        expect 3 $command nowhere
+        expect 3 $command short.gguf
+        said short.gguf
+        expect 3 $command empty
+    done
+    expect 3 check "$bard/reference.safetensors"
+    expect 3 check "$bard" --reference nowhere.safetensors
+    expect 3 check "$bard" --reference "$bard/sampled_ids.safetensors"
+    expect 3 convert nowhere x.gguf --format f32
+    expect 3 convert "$bard" no/such/folder/x.gguf --format f32
+    expect 3 convert "$bard" . --format f32
+    [ -e x.gguf ] && fail 'a failed convert left a file'
+    expect 3 bench nowhere
+    expect 3 run "$bard" --layer 0 --input nowhere.npy --output y.npy
+    "$fixture" zeros small.npy 3 255 '<f4'
+    "$fixture" zeros x.npy 3 256 '<f4'
+    "$fixture" zeros x-int.npy 3 256 '<i4'
+    expect 3 run "$bard" --layer 0 --input small.npy --output y.npy
+    said '255'
+    expect 3 run "$bard" --layer 4 --input x.npy --output y.npy
+    said 'layers 0 to 3'
+    expect 3 run "$bard" --layer 0 --input x-int.npy --output y.npy
+    expect 3 run "$bard" --layer 0 --input short.gguf --output y.npy
+    expect 3 run "$bard" --layer 0 --input x.npy --output y.npy --ids x-int.npy --weights x.npy
+    expect 3 run "$bard" --layer 0 --input x.npy --output no/such/folder/y.npy
+    expect 3 run "$scribe" --layer 0 --input x.npy --output y.npy
+    [ -e y.npy ] && fail 'a failed run left a file'
+    return 0
+}
+
+info_pages()
+{
+    expect 0 info
+    said 'level'
+    said 'q4_k'
+    expect 0 info --json
+    "$fixture" json out version backends formats || fail 'info --json'
+    expect 0 info "$bard"
+    said 'softmax over all 16 experts, top 4, weights renormalised'
+    said '^layers 0-3: 16 experts of 256 x 256'
+    expect 0 info "$scribe"
+    said '^layer 0: dense'
+    said '^layers 1-3: 24 experts'
+    said '4 groups, best 2 by the sum of their two best, top 4, weights renormalised, x1.5; one shared expert, ungated'
+    expect 0 info "$scribe" --json --tensors
+    "$fixture" json out architecture family layers tensors || fail 'info --json of a model'
+    expect 0 info "$bard/reference.safetensors" --tensors
+    said 'no model'
+    said 'layer0.x'
+    expect 0 info "$zoo/qwen2_moe"
+    said 'gated by a sigmoid'
+    expect 0 info "$zoo/llama4_text"
+    said "applied to the expert's input"
+}
+
+checks()
+{
+    for model in "$bard" "$scribe" "$zoo"/*; do
+        expect 0 check "$model"
+        grep -q FAIL out && fail "check $model"
+    done
+    expect 0 check "$bard" --primitives --threads 1 --backend cpu:c
+    expect 0 check "$bard" --json
+    "$fixture" json out model layers passed failed || fail 'check --json'
+    expect 1 check "$bard" --tolerance 0
+    expect 1 check "$bard" --tolerance 0 --json
+    "$fixture" json out passed || fail 'check --json of a failing check'
+    "$fixture" doctor "$bard/reference.safetensors" doctored.safetensors layer2.out || fail 'doctor'
+    expect 1 check "$bard" --reference doctored.safetensors
+    [ "$(grep -c FAIL out)" -eq 2 ] || fail 'one layer and the summary should fail'
+    said '^layer  2  FAIL'
+    "$fixture" doctor "$bard/reference.safetensors" doctored.safetensors layer1.x || fail 'doctor'
+    expect 1 check "$bard" --reference doctored.safetensors
+    said '^layer  1  FAIL'
+}
+
+# near FILE FILE LIMIT: the two arrays differ by less.
+near()
+{
+    error=$("$fixture" error "$1" "$2") || { fail "arrays $1 and $2 cannot be compared"; return; }
+    awk "BEGIN { exit !($error <= $3) }" || fail "$1 and $2 differ by $error, more than $3"
+}
+
+runs()
+{
+    reference=$bard/reference.safetensors
+    "$fixture" npy "$reference" layer1.x x.npy && "$fixture" npy "$reference" layer1.out expected.npy || fail npy
+    expect 0 run "$bard" --layer 1 --input x.npy --output y.npy --ids-out ids.npy --weights-out w.npy
+    near y.npy expected.npy 1e-5
+    expect 0 run "$bard" --layer 1 --input x.npy --output y2.npy --ids ids.npy --weights w.npy
+    cmp -s y.npy y2.npy || fail 'given the ids and weights of the router, the output is another one'
+    expect 0 run "$bard" --layer=1 --input=x.npy --output=y3.npy --primitives --exact --threads 3
+    near y3.npy expected.npy 1e-5
+    "$fixture" zeros zero.npy 96 256 '<f4'
+    expect 0 run "$bard" --layer 1 --input x.npy --output y4.npy --router-input zero.npy --ids-out ids0.npy
+    cmp -s ids.npy ids0.npy && fail 'another router input did not change the choice of experts'
+    "$fixture" zeros none.npy 96 0 '<i8'
+    expect 3 run "$bard" --layer 1 --input x.npy --output y5.npy --ids none.npy --weights none.npy
+    "$fixture" zeros nothing.npy 0 256 '<f8'
+    expect 0 run "$bard" --layer 1 --input nothing.npy --output y6.npy
+    expect 0 run "$bard" --layer 1 --input x.npy --output /dev/null
+    [ -c /dev/null ] || fail '/dev/null is no more'
+    ls | grep -q '\.tmp-' && fail 'a temporary file was left'
+    return 0
+}
+
+converted()
+{
+    for format in f32 f16 bf16 q8_0 q6_k q4_k q4_0 mxfp4; do
+        expect 0 convert "$bard" bard-$format.gguf --format $format
+        expect 0 check bard-$format.gguf --reference "$bard/reference.safetensors"
+    done
+    expect 0 convert "$scribe" scribe.gguf --format Q4_K
+    said 'q8_0 for 3 ffn_down_exps: 160 columns are no whole number of q4_k blocks'
+    expect 0 check scribe.gguf --reference "$scribe/reference.safetensors"
+    mkdir -p beside
+    cp "$bard/reference.safetensors" beside
+    expect 0 convert "$bard" beside/mixed.gguf --format q4_k --down q6_k
+    expect 0 check beside/mixed.gguf
+    expect 0 info beside/mixed.gguf
+    said 'gate q4_k, up q4_k, down q6_k'
+    for model in "$zoo"/*; do
+        name=$(basename "$model")
+        for format in f32 q8_0; do
+            expect 0 convert "$model" $name-$format.gguf --format $format
+            expect 0 check $name-$format.gguf --reference "$model/reference.safetensors"
+        done
+        expect 0 check $name-f32.gguf --reference "$model/reference.safetensors" --tolerance 1e-5
+    done
+}
+
+converted_again()
+{
+    expect 0 convert bard-f32.gguf again.gguf --format q8_0
+    "$moe" info again.gguf --json --tensors | sed 's/again//' >a
+    "$moe" info bard-q8_0.gguf --json --tensors | sed 's/bard-q8_0//' >b
+    cmp -s a b || fail 'a GGUF file converted from another has other tensors'
+    cmp -s again.gguf bard-q8_0.gguf || [ "$(wc -c <again.gguf)" -eq "$(wc -c <bard-q8_0.gguf)" ] ||
+        fail 'a GGUF file converted from another has another size'
+    expect 0 check again.gguf --reference "$bard/reference.safetensors"
+    expect 0 convert bard-q8_0.gguf twice.gguf --format q4_0 --experts-only
+    said 'already quantised'
+    expect 0 check twice.gguf --reference "$bard/reference.safetensors"
+    expect 2 convert twice.gguf twice.gguf --format f32
+    expect 0 convert bard-q8_0.gguf one.gguf --format q8_0 --threads 1
+    expect 0 convert bard-q8_0.gguf four.gguf --format q8_0 --threads 4
+    cmp -s one.gguf four.gguf || fail 'the number of threads changes the file'
+    mode=$(umask)
+    umask 027
+    expect 0 convert "$zoo/olmoe" mode.gguf --format f32
+    umask "$mode"
+    [ "$(stat -c %a mode.gguf)" = 640 ] || fail 'the file does not have the mode that umask gives'
+    ls | grep -q '\.tmp-' && fail 'a temporary file was left'
+    return 0
+}
+
+benches()
+{
+    expect 0 bench --shape 256,256,8,2 --format f32,q4_k --down q8_0 --tokens 1,3 --seconds 0.01 --cold-bytes 1e6 \
+        --error --json --threads 2
+    [ "$(wc -l <out)" -eq 4 ] || fail 'four cells, four lines'
+    "$fixture" json out library shape type down tokens threads median_ms min_ms unique_expert_bytes GB_s read_GB_s \
+        ratio_to_read GFLOP_s rel_error level || fail 'bench --json'
+    expect 0 bench "$zoo/gpt_oss" --tokens 5 --seconds 0.01 --error
+    said 'GFLOP/s'
+}
+
+# A convert that is interrupted leaves neither OUT nor its temporary file.
+interrupted()
+{
+    mkdir -p stopped
+    (cd stopped && exec "$moe" convert "$bard" out.gguf --format q4_k --threads 1) >out 2>err &
+    process=$!
+    tries=0
+    while [ -z "$(ls stopped)" ] && [ $tries -lt 200 ]; do
+        sleep 0.01
+        tries=$((tries + 1))
+    done
+    kill -TERM $process 2>/dev/null
+    wait $process 2>/dev/null
+    code=$?
+    [ -e stopped/out.gguf ] && [ $code -ne 0 ] && fail 'an interrupted convert left its output'
+    ls stopped | grep -q '\.tmp-' && fail 'an interrupted convert left its temporary file'
+    return 0
+}
+
+help_pages
+wrong_usage
+bad_input
+info_pages
+checks
+runs
+converted
+converted_again
+benches
+interrupted
+[ $failures -eq 0 ] || { echo "$failures failures"; exit 1; }
+cd / && rm -rf "$scratch"
+echo 'all passed'

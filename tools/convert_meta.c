@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: MIT
+// The metadata of a converted file under llama.cpp's keys: from config.json and the layers, or copied from a GGUF file.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert.h"
+
+/* ---- config.json ---- */
+
+static bool find(struct session *session, const char *key, struct moe_value *value)
+{
+    char nested[128];
+    snprintf(nested, sizeof nested, "text_config.%s", key);
+    return (moe_model_metadata_find(session->model, key, value) == MOE_OK && value->kind != MOE_VALUE_NULL) ||
+           (moe_model_metadata_find(session->model, nested, value) == MOE_OK && value->kind != MOE_VALUE_NULL);
+}
+
+bool convert_config_u32(struct session *session, const char *key, uint32_t *out)
+{
+    struct moe_value value;
+    if (!find(session, key, &value) || value.kind != MOE_VALUE_INT || value.integer < 0 || value.integer > UINT32_MAX)
+        return false;
+    *out = (uint32_t)value.integer;
+    return true;
+}
+
+bool convert_config_number(struct session *session, const char *key, double *out)
+{
+    struct moe_value value;
+    if (!find(session, key, &value) || (value.kind != MOE_VALUE_INT && value.kind != MOE_VALUE_FLOAT))
+        return false;
+    *out = value.number;
+    return true;
+}
+
+/* ---- writing under the architecture's prefix ---- */
+
+struct writer {
+    struct gguf_header *header;
+    struct session *session;
+    const struct names_family *family;
+    char key[128];
+};
+
+static const char *key_of(struct writer *w, const char *name)
+{
+    snprintf(w->key, sizeof w->key, "%s.%s", w->family->architecture, name);
+    return w->key;
+}
+
+static void add_u32(struct writer *w, const char *name, size_t value)
+{
+    if (value <= UINT32_MAX)
+        gguf_add_u32(w->header, key_of(w, name), (uint32_t)value);
+}
+
+static void add_f32(struct writer *w, const char *name, double value)
+{
+    gguf_add_f32(w->header, key_of(w, name), (float)value);
+}
+
+/* Add config.json's number under one of llama.cpp's keys, if it is there. */
+static void take_u32(struct writer *w, const char *name, const char *config)
+{
+    uint32_t value;
+    if (convert_config_u32(w->session, config, &value))
+        add_u32(w, name, value);
+}
+
+static void take_f32(struct writer *w, const char *name, const char *config)
+{
+    double value;
+    if (convert_config_number(w->session, config, &value))
+        add_f32(w, name, value);
+}
+
+/* ---- the parts ---- */
+
+static uint32_t file_type(enum moe_format format)
+{
+    static const struct {
+        enum moe_format format;
+        uint32_t type;
+    } types[] = {{MOE_FORMAT_F32, 0}, {MOE_FORMAT_F16, 1}, {MOE_FORMAT_Q4_0, 2}, {MOE_FORMAT_Q8_0, 7},
+                 {MOE_FORMAT_Q4_K, 14}, {MOE_FORMAT_Q6_K, 18}, {MOE_FORMAT_BF16, 32}, {MOE_FORMAT_MXFP4, 38}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (types[i].format == format)
+            return types[i].type;
+    return 1024;    /* "guessed" */
+}
+
+/* The name of the folder, or of the file without its suffix. */
+static void add_name(struct writer *w, const char *path)
+{
+    char name[256];
+    size_t end = strlen(path);
+    while (end > 0 && path[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    snprintf(name, sizeof name, "%.*s", (int)(end - start < 255 ? end - start : 255), path + start);
+    gguf_add_string(w->header, "general.name", *name && strcmp(name, ".") != 0 ? name : w->family->family);
+}
+
+static void add_attention(struct writer *w)
+{
+    uint32_t heads = 0, hidden = 0, head_dim = 0, kv_rank, rope, nope;
+    double part = 1;
+    take_u32(w, "attention.head_count", "num_attention_heads");
+    take_f32(w, "attention.layer_norm_rms_epsilon", "rms_norm_eps");
+    if (w->family->latent_attention) {
+        /* One key head of rank + rotary values, which the heads' own parts unfold. */
+        add_u32(w, "attention.head_count_kv", 1);
+        take_u32(w, "attention.q_lora_rank", "q_lora_rank");
+        take_u32(w, "attention.kv_lora_rank", "kv_lora_rank");
+        take_u32(w, "attention.value_length", "kv_lora_rank");
+        take_u32(w, "attention.value_length_mla", "v_head_dim");
+        take_u32(w, "rope.dimension_count", "qk_rope_head_dim");
+        if (convert_config_u32(w->session, "kv_lora_rank", &kv_rank) &&
+            convert_config_u32(w->session, "qk_rope_head_dim", &rope) &&
+            convert_config_u32(w->session, "qk_nope_head_dim", &nope)) {
+            add_u32(w, "attention.key_length", (size_t)kv_rank + rope);
+            add_u32(w, "attention.key_length_mla", (size_t)nope + rope);
+        }
+        return;
+    }
+    take_u32(w, "attention.head_count_kv", "num_key_value_heads");
+    if (!convert_config_u32(w->session, "head_dim", &head_dim) &&
+        convert_config_u32(w->session, "num_attention_heads", &heads) && heads &&
+        convert_config_u32(w->session, "hidden_size", &hidden))
+        head_dim = hidden / heads;
+    if (!head_dim)
+        return;
+    add_u32(w, "attention.key_length", head_dim);
+    add_u32(w, "attention.value_length", head_dim);
+    if (!convert_config_number(w->session, "rope_parameters.partial_rotary_factor", &part) &&
+        !convert_config_number(w->session, "partial_rotary_factor", &part))
+        part = 1;
+    add_u32(w, "rope.dimension_count", part > 0 && part <= 1 ? (size_t)(head_dim * part) : head_dim);
+}
+
+static void add_rope(struct writer *w)
+{
+    double theta;
+    struct moe_value type;
+    if (convert_config_number(w->session, "rope_parameters.rope_theta", &theta) ||
+        convert_config_number(w->session, "rope_theta", &theta))
+        add_f32(w, "rope.freq_base", theta);
+    const char *group = "rope_parameters";
+    if (!find(w->session, "rope_parameters.rope_type", &type)) {
+        group = "rope_scaling";
+        if (!find(w->session, "rope_scaling.rope_type", &type) && !find(w->session, "rope_scaling.type", &type))
+            return;
+    }
+    if (type.kind != MOE_VALUE_STRING || (strcmp(type.string, "yarn") != 0 && strcmp(type.string, "linear") != 0))
+        return;
+    static const char *const keys[][2] = {
+        {"rope.scaling.factor", "factor"},
+        {"rope.scaling.yarn_beta_fast", "beta_fast"},
+        {"rope.scaling.yarn_beta_slow", "beta_slow"},
+    };
+    gguf_add_string(w->header, key_of(w, "rope.scaling.type"), type.string);
+    char config[96];
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        snprintf(config, sizeof config, "%s.%s", group, keys[i][1]);
+        take_f32(w, keys[i][0], config);
+    }
+    snprintf(config, sizeof config, "%s.original_max_position_embeddings", group);
+    take_u32(w, "rope.scaling.original_context_length", config);
+}
+
+/* llama.cpp's numbers: 1 softmax, 2 sigmoid, 3 softmax over the chosen. */
+static uint32_t gating_func(const struct moe_routing *routing)
+{
+    return routing->weight == MOE_SCORE_SIGMOID ? 2 : routing->weight == MOE_SCORE_SOFTMAX_TOPK ? 3 : 1;
+}
+
+static void add_routing(struct writer *w, const struct moe_routing *routing)
+{
+    add_u32(w, "expert_gating_func", gating_func(routing));
+    gguf_add_bool(w->header, key_of(w, "expert_weights_norm"), routing->renorm != MOE_RENORM_NONE);
+    add_f32(w, "expert_weights_scale", routing->scale != 0 ? (double)routing->scale : 1);
+    if (routing->num_groups > 1) {
+        add_u32(w, "expert_group_count", routing->num_groups);
+        add_u32(w, "expert_group_used_count", routing->top_groups);
+    }
+}
+
+/* A file of this kind has one value for all layers: that of the first. */
+static int add_experts(struct writer *w)
+{
+    const struct moe_model_block *first = NULL, *block = NULL;
+    size_t dense = 0;
+    for (size_t i = 0; i < w->session->info.num_blocks; i++) {
+        struct moe_error error = {0};
+        enum moe_status status = moe_model_block(w->session->model, i, &block, &error);
+        if (status != MOE_OK)
+            return tool_fail_moe(status, &error, "a layer cannot be read");
+        if (!first && !block)
+            dense++;
+        if (!first)
+            first = block;
+        else if (block && (block->experts->num_experts != first->experts->num_experts ||
+                           block->layer->top_k != first->layer->top_k ||
+                           block->experts->intermediate_size != first->experts->intermediate_size))
+            return tool_fail(TOOL_INPUT,
+                             "layer %zu has other numbers of experts, top-k or sizes than the layers before; "
+                             "a GGUF file has no room for that",
+                             i);
+    }
+    if (!first)
+        return tool_fail(TOOL_INPUT, "the model has no MoE layer");
+    add_u32(w, "expert_count", first->experts->num_experts);
+    add_u32(w, "expert_used_count", first->layer->top_k);
+    add_u32(w, "expert_feed_forward_length", first->experts->intermediate_size);
+    if (dense || w->family->post_norm || w->family->latent_attention)
+        add_u32(w, "leading_dense_block_count", dense);
+    if (first->shared) {
+        uint32_t count = 1;
+        if (!convert_config_u32(w->session, "n_shared_experts", &count))
+            count = 1;
+        add_u32(w, "expert_shared_count", count);
+        add_u32(w, "expert_shared_feed_forward_length", first->shared->intermediate_size);
+    }
+    if (first->layer->routing)
+        add_routing(w, first->layer->routing);
+    return TOOL_OK;
+}
+
+static bool quantised(enum moe_format format)
+{
+    const struct moe_format_info *info = moe_format_info(format);
+    return info && info->block_values > 1;
+}
+
+static void add_general(struct gguf_header *header, const struct convert_options *options)
+{
+    gguf_add_u32(header, "general.alignment", GGUF_ALIGNMENT);
+    gguf_add_u32(header, "general.file_type",
+                 options->format == MOE_FORMAT_Q4_K && options->down == MOE_FORMAT_Q6_K ? 15   /* Q4_K_M */
+                                                                                        : file_type(options->format));
+    if (quantised(options->format) || quantised(options->down))
+        gguf_add_u32(header, "general.quantization_version", 2);
+}
+
+int convert_metadata(struct gguf_header *header, struct session *session, const struct names_family *family,
+                     const char *path, const struct convert_options *options)
+{
+    struct writer w = {.header = header, .session = session, .family = family};
+    uint32_t dense_size;
+    gguf_add_string(header, "general.architecture", family->architecture);
+    gguf_add_string(header, "general.type", "model");
+    add_name(&w, path);
+    add_general(header, options);
+    add_u32(&w, "block_count", session->info.num_blocks);
+    take_u32(&w, "context_length", "max_position_embeddings");
+    take_u32(&w, "embedding_length", "hidden_size");
+    if (convert_config_u32(session, "intermediate_size_mlp", &dense_size))
+        add_u32(&w, "feed_forward_length", dense_size);
+    else
+        take_u32(&w, "feed_forward_length", "intermediate_size");
+    take_u32(&w, "vocab_size", "vocab_size");
+    add_attention(&w);
+    add_rope(&w);
+    take_u32(&w, "interleave_moe_layer_step", "interleave_moe_layer_step");
+    if (family->post_norm)
+        take_u32(&w, "attention.sliding_window", "sliding_window");
+    int code = add_experts(&w);
+    return code == TOOL_OK ? convert_tokenizer(header, session, family, path) : code;
+}
+
+/* ---- from a GGUF file ---- */
+
+static int copy_value(struct gguf_header *header, struct session *session, const char *key,
+                      const struct moe_value *value)
+{
+    if (value->kind == MOE_VALUE_STRING) {
+        gguf_begin(header, key, GGUF_STRING);
+        gguf_put_string(header, value->string, value->length);
+    } else if (value->kind == MOE_VALUE_ARRAY) {
+        if (value->gguf_type == GGUF_ARRAY || value->gguf_type > GGUF_F64)
+            return tool_fail(TOOL_INPUT, "metadata '%s': arrays of arrays cannot be copied", key);
+        gguf_begin_array(header, key, (enum gguf_type)value->gguf_type, value->length);
+        for (size_t i = 0; i < value->length; i++) {
+            struct moe_value item;
+            enum moe_status status = moe_model_metadata_item(session->model, value, i, &item);
+            if (status != MOE_OK)
+                return tool_fail_moe(status, NULL, key);
+            if (item.kind == MOE_VALUE_STRING)
+                gguf_put_string(header, item.string, item.length);
+            else
+                gguf_put_number(header, (enum gguf_type)value->gguf_type,
+                                item.kind == MOE_VALUE_BOOL ? item.boolean : item.integer, item.number);
+        }
+    } else if (value->gguf_type <= GGUF_F64) {
+        gguf_begin(header, key, (enum gguf_type)value->gguf_type);
+        /* Above 2^63 the reader gives a u64 as a float; the nearest one to 2^64 would not fit back. */
+        int64_t integer = value->kind == MOE_VALUE_BOOL ? value->boolean : value->integer;
+        if (value->kind == MOE_VALUE_FLOAT && value->gguf_type == GGUF_U64)
+            integer = (int64_t)(value->number >= 18446744073709551615.0 ? UINT64_MAX : (uint64_t)value->number);
+        gguf_put_number(header, (enum gguf_type)value->gguf_type, integer, value->number);
+    }
+    return TOOL_OK;
+}
+
+int convert_copy_metadata(struct gguf_header *header, struct session *session, const struct convert_options *options)
+{
+    static const char *const ours[] = {"general.alignment", "general.file_type", "general.quantization_version"};
+    const char *key;
+    struct moe_value value;
+    int code = TOOL_OK;
+    for (size_t i = 0; code == TOOL_OK && moe_model_metadata_at(session->model, i, &key, &value) == MOE_OK; i++) {
+        bool skip = strncmp(key, "split.", 6) == 0;
+        for (size_t k = 0; k < sizeof ours / sizeof ours[0]; k++)
+            skip = skip || strcmp(key, ours[k]) == 0;
+        if (!skip)
+            code = copy_value(header, session, key, &value);
+    }
+    add_general(header, options);
+    return code;
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+// How llama.cpp calls what Hugging Face calls otherwise: model families, and the tensors outside the MoE layers.
+#ifndef NAMES_H
+#define NAMES_H
+
+#include "tool.h"
+
+struct names_family {
+    const char *family;          /* moe_model_info.family */
+    const char *architecture;    /* general.architecture */
+    const char *pre_tokenizer;   /* tokenizer.ggml.pre, where tokenizer.json splits by a pattern of its own */
+    bool post_norm;              /* post_attention_layernorm is post_attention_norm, not ffn_norm */
+    bool interleaved_rope;       /* attention's rotary pairs are neighbours (2i, 2i+1): rows of q and k are reordered
+                                    from Hugging Face's halves (i, i + d/2) */
+    bool latent_attention;       /* kv_b_proj is cut into attn_k_b, transposed, and attn_v_b */
+};
+
+/* NULL: llama.cpp's names for it are not known here. */
+const struct names_family *names_find(const char *family);
+
+enum names_kind {
+    NAMES_TENSOR,     /* out has the name */
+    NAMES_EXPERTS,    /* part of an MoE layer, written from the layer's description */
+    NAMES_KV_B,       /* kv_b_proj of latent attention: attn_k_b and attn_v_b; out has "blk.N." */
+    NAMES_EXTRA,      /* of a block behind the last layer (multi-token prediction), or computable: left out */
+    NAMES_UNKNOWN
+};
+enum names_kind names_map(const struct names_family *family, const char *name, size_t num_blocks, char out[96]);
+
+/* Whether a tensor of llama.cpp's name is one of the experts' matrices, and whether it is a down matrix. */
+bool names_is_expert(const char *name);
+bool names_is_down(const char *name);
+/* Whether it is kept in f32: norms, routers, biases, sinks. */
+bool names_is_small(const char *name);
+
+#endif
