@@ -66,10 +66,11 @@ MOE_API const struct moe_format_info *moe_format_find(const char *name);
  * does not fit in size_t. */
 MOE_API size_t moe_format_row_bytes(enum moe_format format, size_t cols);
 
-/* Convert rows x cols values between the format and f32, both sides dense, row by row; blocks may lie at any
- * address. Plain C, made for tools and tests, not for speed. F32, F16 and BF16 are in the host's byte order. Quantising is deterministic; NaN and infinities in the input give a defined,
- * unspecified block. Return an enum moe_status (moe.h): MOE_OK; MOE_ERR_ARGUMENT for NULL, or for cols that are no
- * whole number of blocks; MOE_ERR_UNSUPPORTED for a format that is not in MOE_FORMAT_MAP. */
+/* Convert rows x cols values between the format and f32, both sides dense, row by row; blocks may lie at any address.
+ * Plain C, made for tools and tests, not for speed. F32, F16 and BF16 are in the host's byte order. Quantising is
+ * deterministic; NaN and infinities in the input give a block that moe_format_validate finds.
+ * Return an enum moe_status (moe.h): MOE_OK; MOE_ERR_ARGUMENT for NULL, or for cols that are no whole number of blocks;
+ * MOE_ERR_UNSUPPORTED for a format that is not in MOE_FORMAT_MAP. */
 MOE_API int moe_format_quantise(enum moe_format format, void *out, const float *in, size_t rows, size_t cols);
 MOE_API int moe_format_dequantise(enum moe_format format, float *out, const void *in, size_t rows, size_t cols);
 
