@@ -75,7 +75,8 @@ MOE_API uint32_t moe_abi_version(void);
 #define MOE_INIT(p) (memset((p), 0, sizeof *(p)), (void)((p)->struct_size = sizeof *(p)))
 
 /* Where an object takes memory from. NULL, or NULL members: malloc and free. Both functions are set, or neither.
- * Copied when the object is made; called from the thread that makes or destroys it. align is a power of two. */
+ * Copied when the object is made; called on the thread that makes, updates or destroys it, for a model also on those that
+ * ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in memory of malloc. */
 struct moe_env {
     size_t struct_size;
     void *user;
@@ -433,8 +434,8 @@ MOE_API enum moe_status moe_layer_combine(struct moe_context *ctx, const struct 
 struct moe_model;
 
 enum moe_model_flags {
-    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, do not map the files: a file that
-                             shrinks while it is open then gives ERR_IO, where a mapped one raises SIGBUS */
+    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, and map files only to open them: one
+                             that shrinks afterwards then gives ERR_IO, where a mapped one raises SIGBUS */
 };
 struct moe_model_params {
     size_t struct_size;
@@ -495,7 +496,7 @@ MOE_API enum moe_status moe_model_tensor_data(struct moe_model *model, const cha
                                               struct moe_error *error);
 
 /* The file's metadata: GGUF keys as they are; config.json with its nesting written by dots
- * ("rope_parameters.rope_theta") and, of its lists, only lists of plain values. */
+ * ("rope_parameters.rope_theta") and, of its lists, only lists of plain values; its Infinity and NaN read as null. */
 enum moe_value_kind {
     MOE_VALUE_NULL,
     MOE_VALUE_BOOL,

@@ -451,6 +451,8 @@ void moe_archive_set_state(struct moe_archive *archive, void *state)
 const char *moe_archive_join(struct moe_archive *archive, const char *folder, const char *name)
 {
     size_t folder_length = strlen(folder), name_length = strlen(name), size;
+    while (folder_length > 1 && folder[folder_length - 1] == '/')
+        folder_length--;
     if (!moe_add(&size, folder_length, name_length) || !moe_add(&size, size, 2))
         return NULL;
     char *path = moe_arena_alloc(&archive->strings, size, 1);

@@ -57,7 +57,7 @@ static struct gguf with_key(uint64_t length, const char *bytes, size_t size)
 }
 
 static const char *const bad_names[] = {"a\x1b[2J", "\x7f", "tab\t", "\x80", "\xc0\x80", "\xc3", "\xed\xa0\x80",
-                                        "\xe2\x82", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80", "\xc2\x9b" "31m", "\xff"};
+                                        "\xe2\x82", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80", "\xc2\x9b[", "\xff"};
 
 static void test_keys(void **state)
 {
