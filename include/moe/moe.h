@@ -75,8 +75,8 @@ MOE_API uint32_t moe_abi_version(void);
 #define MOE_INIT(p) (memset((p), 0, sizeof *(p)), (void)((p)->struct_size = sizeof *(p)))
 
 /* Where an object takes memory from. NULL, or NULL members: malloc and free. Both functions are set, or neither.
- * Copied when the object is made; called on the thread that makes, updates or destroys it, for a model also on those that
- * ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in memory of malloc. */
+ * Copied when the object is made; called on the thread that makes, updates or destroys it, for a model also on
+ * those that ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in memory of malloc. */
 struct moe_env {
     size_t struct_size;
     void *user;
@@ -387,12 +387,12 @@ struct moe_layer_io {
     struct moe_view weights;       /* [num_tokens, top_k] f32, f16, bf16 */
     struct moe_view router_x;      /* input of the layer's router, [num_tokens, hidden_size]; absent: x */
     struct moe_view expert_map;    /* i32 [num_experts]: id -> matrix in experts, or -1: skipped. Absent: identity.
-                                      May change between calls. An entry outside the experts is skipped too */
+                                      May change between calls. An id that names no matrix is skipped */
     struct moe_view live_tokens;   /* i32 [1], read when the call runs: tokens from there on are padding, their out is
-                                      assigned 0 (left alone with MOE_ACCUMULATE), their ids -1 */
+                                      assigned 0 (left alone with MOE_ACCUMULATE), their ids -1, their weights 0 */
     struct moe_view out_ids;       /* i32 [num_tokens, top_k]: the ids used; absent: not wanted */
     struct moe_view out_weights;   /* f32 [num_tokens, top_k]: the weights used */
-    struct moe_view expert_counts; /* i64 [num_experts], added to: pairs for each id in range */
+    struct moe_view expert_counts; /* i64 [num_experts], added to: pairs for each id in range, also skipped ones */
     struct moe_view workspace;     /* moe_layer_workspace_size bytes, 256-byte aligned; contents do not matter */
 };
 
@@ -434,8 +434,8 @@ MOE_API enum moe_status moe_layer_combine(struct moe_context *ctx, const struct 
 struct moe_model;
 
 enum moe_model_flags {
-    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, and map files only to open them: one
-                             that shrinks afterwards then gives ERR_IO, where a mapped one raises SIGBUS */
+    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, map files only to open them: one that
+                             shrinks afterwards then gives ERR_IO, where a mapped one raises SIGBUS */
 };
 struct moe_model_params {
     size_t struct_size;

@@ -51,8 +51,8 @@ static void free_expert(struct expert *expert)
     free(expert->down_bias);
 }
 
-/* err[r]: cols products, cols sums with the bias, and, on its way into the product, a weight and the weighted input, all
- * rounded to f32; inputs off by x_err as well (NULL: by nothing else). */
+/* err[r]: cols products, cols sums with the bias and, on its way into the product, a weight and the weighted input, all
+ * of them rounded to f32; inputs off by x_err as well (NULL: by nothing else). */
 static void linear(double *y, double *err, const double *w, const double *bias, const double *x, const double *x_err,
                    size_t rows, size_t cols)
 {

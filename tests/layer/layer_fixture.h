@@ -21,11 +21,12 @@ struct fixture {
     int32_t *out_ids;
 };
 
-static inline void fixture_open(struct fixture *f, const struct test_layer_spec *spec, uint64_t seed, size_t num_tokens)
+static inline void fixture_open_on(struct fixture *f, const char *backend, const struct test_layer_spec *spec,
+                                   uint64_t seed, size_t num_tokens)
 {
     memset(f, 0, sizeof *f);
     f->rng.state = seed;
-    f->backend = test_backend("cpu");
+    f->backend = test_backend(backend);
     f->ctx = test_context(f->backend, 2);
     test_layer_init(&f->layer, &f->rng, spec);
     test_handle_open(&f->fused, f->backend, &f->layer, 0);
@@ -49,6 +50,11 @@ static inline void fixture_open(struct fixture *f, const struct test_layer_spec 
         f->ids[i] = (int64_t)test_below(&f->rng, f->num_experts);
         f->weights[i] = (float)test_uniform(&f->rng);
     }
+}
+
+static inline void fixture_open(struct fixture *f, const struct test_layer_spec *spec, uint64_t seed, size_t num_tokens)
+{
+    fixture_open_on(f, "cpu", spec, seed, num_tokens);
 }
 
 static inline void fixture_open_random(struct fixture *f, uint64_t seed, size_t num_tokens)

@@ -49,10 +49,10 @@ static void test_random_layers(void **state)
     print_message("largest error / bound: fused %.2g, composed %.2g\n", worst[0], worst[1]);
 }
 
-/* Every format of weights, all three matrices in it; other formats beside it in the random layers. */
-static void test_formats(void **state)
+/* Every format of weights, all three matrices in it; other formats beside it in the random layers. With the best
+ * kernels, and with plain C alone. */
+static void test_formats_on(const char *backend)
 {
-    (void)state;
     const struct moe_format_info *info;
     double worst[2] = {0, 0};
     for (size_t i = 0; (info = moe_format_at(i)) != NULL; i++) {
@@ -60,7 +60,7 @@ static void test_formats(void **state)
         spec.experts = (struct test_experts_spec){.num_experts = 4, .hidden_size = 512, .intermediate_size = 256,
                                                   .gate = info->format, .up = info->format, .down = info->format};
         struct fixture f;
-        fixture_open(&f, &spec, i, NUM_TOKENS);
+        fixture_open_on(&f, backend, &spec, i, NUM_TOKENS);
         struct test_call call = fixture_call(&f);
         compare_both(&f, &call, i, worst);
         double *ref = moe_ref_alloc(NUM_TOKENS * f.hidden_size, sizeof *ref);
@@ -70,6 +70,13 @@ static void test_formats(void **state)
         free(ref);
         fixture_close(&f);
     }
+}
+
+static void test_formats(void **state)
+{
+    (void)state;
+    test_formats_on("cpu");
+    test_formats_on("cpu:c");
 }
 
 /* Every layout of matrices and biases, with and without a gate and a shared expert. */

@@ -210,7 +210,7 @@ static void test_routing_params(void **state)
     c.params.top_k = 5;
     expect_layer(&c, MOE_ERR_ARGUMENT);
     c.routing.num_groups = 3;
-    c.routing.top_groups = 1;
+    c.routing.top_groups = 2;
     expect_layer(&c, MOE_ERR_ARGUMENT);
     c.routing.num_groups = 2;
     c.routing.top_groups = 0;

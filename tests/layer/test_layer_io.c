@@ -166,7 +166,7 @@ static void test_expert_map(void **state)
     fixture_close(&f);
 }
 
-/* Tokens from *live_tokens on: zeros, or left alone; their ids -1; their logits and x are not looked at. */
+/* Tokens from *live_tokens on: zeros, or left alone; their ids -1, their weights 0; x and logits are not looked at. */
 static void check_live(struct fixture *f, const struct moe_layer *layer, int32_t live, uint32_t flags)
 {
     size_t rows = flags & MOE_OUT_PAIRS ? f->top_k : 1, n = NUM_TOKENS * rows * f->hidden_size;
@@ -182,6 +182,7 @@ static void check_live(struct fixture *f, const struct moe_layer *layer, int32_t
     call.live_tokens = &live;
     call.out = f->out;
     call.out_ids = f->out_ids;
+    call.out_weights = f->out_weights;
     call.counts = counts;
     take_stats(f);
     test_assert_ok(test_call_run(f->ctx, layer, &call));
@@ -191,6 +192,8 @@ static void check_live(struct fixture *f, const struct moe_layer *layer, int32_t
         assert_true(flags & MOE_ACCUMULATE ? f->out[i] == start[i] : f->out[i] == 0);
     for (size_t i = 0; i < NUM_TOKENS * f->top_k; i++)
         assert_true((f->out_ids[i] == -1) == (i >= first * f->top_k));
+    for (size_t i = first * f->top_k; i < NUM_TOKENS * f->top_k; i++)
+        assert_true(f->out_weights[i] == 0);
     for (size_t e = 0; e < 6; e++)
         total += counts[e];
     assert_int_equal(total, first * f->top_k);
