@@ -47,7 +47,8 @@ static enum moe_status copy_matrix(const struct moe_env *env, float **matrix, fl
     struct moe_matrix own;
     if (MOE_READ_PARAMS(&own, given) != MOE_OK)
         return moe_fail(error, MOE_ERR_ARGUMENT, "%s: struct_size of its moe_matrix is wrong", name);
-    bool dense_bias = own.bias_element_stride == 0 || own.bias_element_stride == moe_format_row_bytes(own.bias.format, 1);
+    size_t bias_stride = own.bias_element_stride;
+    bool dense_bias = bias_stride == 0 || bias_stride == moe_format_row_bytes(own.bias.format, 1);
     if (own.transposed || own.bases != NULL || !dense_bias)
         return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s must be one matrix as it stands, with a dense bias", name);
     if (own.data.base == NULL)

@@ -76,7 +76,7 @@ MOE_API uint32_t moe_abi_version(void);
 
 /* Where an object takes memory from. NULL, or NULL members: malloc and free. Both functions are set, or neither.
  * Copied when the object is made; called on the thread that makes, updates or destroys it, for a model also on
- * those that ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in memory of malloc. */
+ * those that ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in malloc's memory. */
 struct moe_env {
     size_t struct_size;
     void *user;
@@ -434,8 +434,8 @@ MOE_API enum moe_status moe_layer_combine(struct moe_context *ctx, const struct 
 struct moe_model;
 
 enum moe_model_flags {
-    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, map files only to open them: one that
-                             shrinks afterwards then gives ERR_IO, where a mapped one raises SIGBUS */
+    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, map files only to open them: one
+                             that shrinks later then gives ERR_IO, where a mapped one raises SIGBUS */
 };
 struct moe_model_params {
     size_t struct_size;

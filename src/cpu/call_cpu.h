@@ -9,8 +9,8 @@
 //     gate_up  h = act(gate x) * (up x), shared expert first       items: matrices with pairs x blocks of rows
 //     down     down h for all pairs, their weighted sum, out       items: blocks of rows
 //
-// Nothing that the caller can see is written before plan has found the call good. Sums have one order (see experts_cpu.c
-// and kernels.h), so results do not depend on lanes or items.
+// Nothing that the caller can see is written before plan has found the call good. Sums have one order (combine_cpu.c,
+// kernels.h), so results do not depend on lanes or items.
 #ifndef MOE_CPU_CALL_CPU_H
 #define MOE_CPU_CALL_CPU_H
 

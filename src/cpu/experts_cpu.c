@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The first half of the experts: h = act(gate x) * (up x) for every pair, in the sorted order, and for the shared expert.
+// The first half of the experts: h = act(gate x) * (up x) for every pair, in the sorted order, and for the shared
+// expert.
 #include "cpu/experts_cpu.h"
 
 enum {
@@ -64,7 +65,7 @@ void moe_experts_cpu_scale(void *arg, size_t lane)
 
 /* ---- gate and up ---- */
 
-/* How the rows are cut: the shared expert's blocks first, since they have the most tokens, then those of each matrix. */
+/* How the rows are cut: the shared expert's blocks first, since they have the most tokens, then each matrix'. */
 struct cut {
     size_t rows, shared_blocks, blocks;
 };

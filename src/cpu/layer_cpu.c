@@ -161,8 +161,8 @@ enum moe_status moe_layer_cpu_combine(void *ctx, const void *state, const struct
     return run_call(ctx, state, io, stats, MOE_CALL_COMBINE);
 }
 
-/* Thread 0 sets the call up and runs what one lane does; all meet after each phase. The last meeting keeps thread 0 from
- * setting up the next call while another still reads this one. Only thread 0 touches stats. */
+/* Thread 0 sets the call up and runs what one lane does; all meet after each phase. The last meeting keeps thread 0
+ * from setting up the next call while another still reads this one. Only thread 0 touches stats. */
 enum moe_status moe_layer_cpu_forward_team(void *arg, const void *state, const struct moe_layer_io *io,
                                            struct moe_stats *stats, size_t ith, size_t nth)
 {
@@ -183,7 +183,8 @@ enum moe_status moe_layer_cpu_forward_team(void *arg, const void *state, const s
         if (ith == 0 || items > 1)
             phases[i].run(call, ith);
         moe_threads_barrier(ctx->threads, nth);
-        status = call->status;
+        if (i == MOE_PHASE_PLAN)       /* not earlier: thread 0 may be in plan already, and change it */
+            status = call->status;
     }
     if (ith == 0 && status == MOE_OK)
         add_stats(call, stats);

@@ -144,7 +144,8 @@ static void sort_pairs(struct moe_cpu_call *call)
             call->tokens[place] = (int32_t)t;
         }
     }
-    memmove(starts + 1, starts, matrices * sizeof *starts);    /* each start has moved to its end, the next one's start */
+    /* Each start has moved to its end, where the next one starts. */
+    memmove(starts + 1, starts, matrices * sizeof *starts);
     starts[0] = 0;
     call->num_sorted = sum;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Own workers that spin a little and then sleep, and the two drivers of a host. A phase does not wait for a worker that
-// has not begun: the caller closes it when the items are gone and waits for those that are inside. So a small call costs
-// no wake-up latency, and more threads than CPUs do no harm.
+// Own workers that spin a little and then sleep, and the two drivers of a host. A phase does not wait for workers that
+// have not begun: the caller closes it when the items are gone and waits for those that are inside. So a small call
+// costs no wake-up latency, and more threads than CPUs do no harm.
 #define _GNU_SOURCE
 #include "cpu/threads.h"
 
