@@ -76,7 +76,7 @@ MOE_API uint32_t moe_abi_version(void);
 
 /* Where an object takes memory from. NULL, or NULL members: malloc and free. Both functions are set, or neither.
  * Copied when the object is made; called on the thread that makes, updates or destroys it, for a model also on
- * those that ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in malloc's memory. */
+ * those that ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in malloc's own. */
 struct moe_env {
     size_t struct_size;
     void *user;
