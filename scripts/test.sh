@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Build libmoe and run its tests: the whole suite, again under AddressSanitizer and UndefinedBehaviorSanitizer, and
+# its threaded part under ThreadSanitizer.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: scripts/test.sh [--quick | --asan | --tsan]
+
+Without an option, all three:
+  --quick   the suite in build/ (Release)
+  --asan    the suite in build/asan (AddressSanitizer, UndefinedBehaviorSanitizer)
+  --tsan    its threaded part in build/tsan (ThreadSanitizer)
+The sanitized suites leave out the mean losses (examples/*_loss), which take minutes there.
+
+As root on Debian or Ubuntu it installs the packages that are missing, and lists them first; on other systems it
+names them and stops. Python packages go into build/venv. Nothing is written outside build/ and the system's package
+folders. Log: build/test.log; the last output of each test: Testing/Temporary/LastTest.log in its build folder.
+
+Exit status: 0 all passed, 1 a test or a step failed, 2 something is needed first.
+END
+}
+
+# Tests that a sanitizer makes too long: mean losses, a hundred times the tokens of the greedy texts through the same code.
+long='_loss$'
+
+# Areas (CTest labels) whose tests run threads; the rest is the same with and without ThreadSanitizer.
+threaded='^(cpu|layer|forward|examples)$'
+
+suites=(release asan tsan)
+case ${1-} in
+'') ;;
+--quick) suites=(release) ;;
+--asan) suites=(asan) ;;
+--tsan) suites=(tsan) ;;
+-h | --help) usage; exit 0 ;;
+*) usage >&2; exit 2 ;;
+esac
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$root"
+start_log test.log
+
+# The gguf package and what it needs, in build/venv; installed again only when the list changes.
+install_python() {
+    local venv=$build/venv list=scripts/requirements.txt
+    if ! cmp -s "$list" "$venv/installed.txt"; then
+        echo "Python packages for build/venv: $(grep -v '^#' "$list" | tr '\n' ' ')"
+        rm -rf "$venv"
+        step 'python venv' "$log" python3 -m venv "$venv"
+        step 'pip install' "$log" "$venv/bin/python" -m pip install --disable-pip-version-check -r "$list"
+        cp "$list" "$venv/installed.txt"
+    fi
+}
+
+passed=0 failed=0 skipped=0
+
+# run_suite TITLE FOLDER CTEST-OPTION...: run it on the screen, add its counts.
+run_suite() {
+    local title=$1 folder=$2 output=$build/ctest.log total bad idle
+    shift 2
+    heading "Tests: $title"
+    "${fixed[@]}" ctest --test-dir "$folder" --parallel 2 --output-on-failure --no-tests=error "$@" </dev/null 2>&1 |
+        tee "$output" || true
+    cat "$output" >>"$log"
+    total=$(sed -n 's/.*tests passed, .* tests* failed out of \([0-9]*\)$/\1/p' "$output")
+    bad=$(sed -n 's/.*tests passed, \([0-9]*\) tests* failed out of .*/\1/p' "$output")
+    idle=$(grep -c '\*\*\*Skipped' "$output" || true)
+    if [[ -z $total ]]; then
+        echo "ctest gave no summary for $title" >&2
+        total=1 bad=1 idle=0
+    fi
+    passed=$((passed + total - bad - idle)) failed=$((failed + bad)) skipped=$((skipped + idle))
+}
+
+# sanitize FOLDER SANITIZERS: configure and build. Assertions stay on.
+sanitize() {
+    configure "$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo '-DCMAKE_C_FLAGS_RELWITHDEBINFO=-O2 -g1' \
+        "-DMOE_SANITIZE=$2" -DMOE_BUILD_TESTS=ON
+    compile "$1"
+}
+
+heading 'Build'
+need_to_test
+install_missing
+
+# Sanitizers place their shadow memory at fixed addresses, which a very random layout of the process may occupy.
+fixed=()
+for suite in "${suites[@]}"; do
+    case $suite in
+    release)
+        install_python
+        configure "$build" -DCMAKE_BUILD_TYPE=Release -DMOE_BUILD_TESTS=ON "-DMOE_PYTHON=$build/venv/bin/python"
+        compile "$build"
+        run_suite 'Release' "$build"
+        ;;
+    asan | tsan)
+        if setarch "$(uname -m)" -R true 2>/dev/null; then
+            fixed=(setarch "$(uname -m)" -R)
+        fi
+        ;;&
+    asan)
+        sanitize "$build/asan" address,undefined
+        run_suite "AddressSanitizer, UndefinedBehaviorSanitizer, without $long" "$build/asan" --exclude-regex "$long"
+        ;;
+    tsan)
+        sanitize "$build/tsan" thread
+        run_suite "ThreadSanitizer, areas $threaded, without $long" "$build/tsan" --label-regex "$threaded" \
+            --exclude-regex "$long"
+        ;;
+    esac
+done
+
+printf '\n%d passed, %d failed' "$passed" "$failed"
+(( skipped == 0 )) || printf ', %d skipped' "$skipped"
+printf '\n'
+(( failed == 0 ))
