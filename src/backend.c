@@ -15,6 +15,12 @@ static const struct moe_backend_ops *const backends[] = {
 #undef X
 };
 
+#define X(name) #name " "
+static const char backend_list[] =
+#include "backends.def"
+    "";
+#undef X
+
 const char *moe_status_text(enum moe_status status)
 {
     switch (status) {
@@ -42,16 +48,35 @@ const char *moe_backend_name(size_t i)
     return i < MOE_ARRAY_SIZE(backends) ? backends[i]->name : NULL;
 }
 
-static bool is_complete(const struct moe_backend_ops *ops)
+/* The first required function that the table lacks; NULL: it is complete. */
+static const char *missing_function(const struct moe_backend_ops *ops)
 {
-    bool required = ops->name && ops->open && ops->close && ops->context_open && ops->context_close && ops->mem_alloc &&
-                    ops->mem_free && ops->mem_write && ops->mem_read && ops->sync && ops->copy && ops->linear &&
-                    ops->glu && ops->scaled_add;
+    const struct {
+        bool present;
+        const char *name;
+    } required[] = {
+        {ops->open != NULL, "open"},
+        {ops->close != NULL, "close"},
+        {ops->context_open != NULL, "context_open"},
+        {ops->context_close != NULL, "context_close"},
+        {ops->mem_alloc != NULL, "mem_alloc"},
+        {ops->mem_free != NULL, "mem_free"},
+        {ops->mem_write != NULL, "mem_write"},
+        {ops->mem_read != NULL, "mem_read"},
+        {ops->sync != NULL, "sync"},
+        {ops->copy != NULL, "copy"},
+        {ops->linear != NULL, "linear"},
+        {ops->glu != NULL, "glu"},
+        {ops->scaled_add != NULL, "scaled_add"},
+    };
+    for (size_t i = 0; i < MOE_ARRAY_SIZE(required); i++)
+        if (!required[i].present)
+            return required[i].name;
     bool any = ops->layer_open || ops->layer_close || ops->layer_workspace_size || ops->layer_forward ||
                ops->layer_route || ops->layer_combine;
     bool all = ops->layer_open && ops->layer_close && ops->layer_workspace_size && ops->layer_forward &&
                ops->layer_route && ops->layer_combine;
-    return required && any == all;
+    return any == all ? NULL : "layer_* (all of them, or none)";
 }
 
 enum moe_status moe_backend_open_ops(const struct moe_backend_ops *ops, const char *device, const struct moe_env *env,
@@ -63,9 +88,10 @@ enum moe_status moe_backend_open_ops(const struct moe_backend_ops *ops, const ch
     if (ops == NULL || ops->abi != MOE_BACKEND_ABI)
         return moe_fail(error, MOE_ERR_ARGUMENT, "the table of the backend is not of MOE_BACKEND_ABI %d",
                         MOE_BACKEND_ABI);
-    if (!is_complete(ops))
-        return moe_fail(error, MOE_ERR_ARGUMENT, "the table of backend %s lacks a required function",
-                        ops->name != NULL ? ops->name : "(no name)");
+    const char *missing = ops->name == NULL ? "name" : missing_function(ops);
+    if (missing != NULL)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "the table of backend %s lacks %s",
+                        ops->name != NULL ? ops->name : "(no name)", missing);
     struct moe_env own = {.struct_size = sizeof own};
     if (env != NULL && (moe_read_params(&own, sizeof own, env) != MOE_OK || !own.alloc != !own.free))
         return moe_fail(error, MOE_ERR_ARGUMENT, "moe_env: struct_size is wrong, or only one of alloc and free is set");
@@ -94,8 +120,8 @@ enum moe_status moe_backend_open(const char *name, const struct moe_env *env, st
     for (size_t i = 0; i < MOE_ARRAY_SIZE(backends); i++)
         if (strlen(backends[i]->name) == length && strncmp(backends[i]->name, name, length) == 0)
             return moe_backend_open_ops(backends[i], device, env, out, error);
-    return moe_fail(error, MOE_ERR_UNSUPPORTED, "this library has no backend \"%.*s\" (it has: %s)",
-                    (int)(length < 64 ? length : 64), name, backends[0]->name);
+    return moe_fail(error, MOE_ERR_UNSUPPORTED, "this library has no backend \"%.*s\"; it has: %s",
+                    (int)(length < 64 ? length : 64), name, backend_list);
 }
 
 void moe_backend_close(struct moe_backend *backend)

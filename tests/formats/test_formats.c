@@ -29,7 +29,7 @@ static void table_is_consistent(void **state)
     assert_true(count >= 8);
     assert_null(moe_format_at(count + 1));
     assert_null(moe_format_at(SIZE_MAX));
-    assert_null(moe_format_info((enum moe_format)3));
+    assert_null(moe_format_info((enum moe_format)4));   /* GGUF took this number back */
     assert_null(moe_format_info(MOE_FORMAT_PRIVATE));
     assert_null(moe_format_def(MOE_FORMAT_I32));
     assert_null(moe_format_def((enum moe_format)-1));
@@ -95,7 +95,7 @@ static void arguments_are_checked(void **state)
     unsigned char bytes[1024] = {0};
     size_t bad = 77;
     const size_t huge = (size_t)1 << (4 * sizeof(size_t));   /* its square is 0 */
-    const enum moe_format unknown[] = {MOE_FORMAT_I32, MOE_FORMAT_I64, MOE_FORMAT_PRIVATE, (enum moe_format)7};
+    const enum moe_format unknown[] = {MOE_FORMAT_I32, MOE_FORMAT_I64, MOE_FORMAT_PRIVATE, (enum moe_format)4};
     (void)state;
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         test_assert_status(moe_format_quantise(unknown[i], bytes, values, 1, 32), MOE_ERR_UNSUPPORTED);
