@@ -11,6 +11,7 @@
 #include "describe.h"
 #include "options.h"
 #include "oracle.h"
+#include "plot_svg.h"
 
 #define NUM_ROUTINGS 16         /* sets of ids that calls take in turn */
 #define ERROR_TOKENS 16         /* tokens that --error looks at */
@@ -30,12 +31,15 @@ static const char about[] =
     "  read      linear read of the same buffers with as many threads, the mean of before and after: the limit for\n"
     "            few tokens; ratio is their quotient\n"
     "  GFLOP/s   6 x hidden x intermediate x top-k x tokens over the time: the limit for many tokens is arithmetic\n"
-    "  error     ||out - exact|| / ||exact|| against double precision on the same weights, for up to 16 tokens";
+    "  error     ||out - exact|| / ||exact|| against double precision on the same weights, for up to 16 tokens\n"
+    "--plot draws the cells: GFLOP/s over FLOP per byte of the experts in use, on logarithmic axes, with a line for\n"
+    "each format, the limit that the read bandwidth sets (its median over the cells), and the best rate of the run.";
 
 static const char examples[] =
     "  moe bench --shape 2048,768,128,8 --format q8_0,bf16 --tokens 1,8,64\n"
     "  moe bench --shape 2048,768,128,8 --format q4_k --down q6_k --tokens 1 --threads 1 --error\n"
-    "  moe bench models/bard --tokens 1,96 --json       one JSON object a line and cell";
+    "  moe bench models/bard --tokens 1,96 --json       one JSON object a line and cell\n"
+    "  moe bench --shape 2048,768,128,8 --format bf16,q8_0,q4_k --plot bench.svg";
 
 struct bench {
     const char *backend;
@@ -45,6 +49,9 @@ struct bench {
     const struct moe_format_info *down;
     double cold_bytes, seconds;
     bool error, json, headed;
+    const char *plot;               /* file of the drawing; NULL: none */
+    struct plot_cell *plot_cells;   /* [MOST_CELLS * MOST_CELLS] */
+    size_t num_plot_cells;
     struct bench_shape shape;
     struct session session;
     struct bench_weights weights;
@@ -296,13 +303,18 @@ static int measure(struct bench *bench, struct cell *cell)
 
 /* ---- reporting ---- */
 
+static double cell_flops(const struct bench *bench, const struct cell *cell)
+{
+    const struct bench_shape *s = &bench->weights.shape;
+    return 6.0 * (double)s->hidden_size * (double)s->intermediate_size * (double)s->top_k * (double)cell->tokens;
+}
+
 static void print_cell(struct bench *bench, const struct cell *cell)
 {
     const struct bench_weights *w = &bench->weights;
     const struct bench_shape *s = &w->shape;
     double rate = cell->unique_bytes / cell->median;
-    double flops =
-        6.0 * (double)s->hidden_size * (double)s->intermediate_size * (double)s->top_k * (double)cell->tokens;
+    double flops = cell_flops(bench, cell);
     double ratio = cell->read > 0 ? rate / cell->read : 0;
     if (bench->json) {
         char shape[96];
@@ -338,7 +350,35 @@ static void print_cell(struct bench *bench, const struct cell *cell)
     fflush(stdout);
 }
 
-static int run_cells(struct bench *bench)
+static void keep_for_plot(struct bench *bench, const struct cell *cell, size_t series)
+{
+    const struct bench_weights *w = &bench->weights;
+    double flops = cell_flops(bench, cell);
+    bench->shape = w->shape;    /* a MODEL's outlives its weights */
+    bench->plot_cells[bench->num_plot_cells++] = (struct plot_cell){
+        .series = series,
+        .format = describe_format(w->format),
+        .down = describe_format(w->down),
+        .tokens = cell->tokens,
+        .intensity = flops / cell->unique_bytes,
+        .rate = flops / cell->median / 1e9,
+        .read = cell->read / 1e9,
+    };
+}
+
+static bool draw_plot(struct bench *bench, struct outfile *out)
+{
+    const struct bench_shape *s = &bench->shape;
+    char title[160], subtitle[240];
+    snprintf(title, sizeof title, "moe bench: hidden %zu, intermediate %zu, %zu experts, top-k %zu", s->hidden_size,
+             s->intermediate_size, s->num_experts, s->top_k);
+    snprintf(subtitle, sizeof subtitle, "backend %s, level %s, %zu thread%s", bench->backend,
+             *bench->session.level ? bench->session.level : "-", bench->threads, bench->threads == 1 ? "" : "s");
+    struct plot plot = {title, subtitle, bench->plot_cells, bench->num_plot_cells};
+    return plot_svg_write(out, &plot) && outfile_commit(out);
+}
+
+static int run_cells(struct bench *bench, size_t series)
 {
     int code = create_layers(bench);
     for (size_t i = 0; code == TOOL_OK && i < bench->num_tokens; i++) {
@@ -346,28 +386,46 @@ static int run_cells(struct bench *bench)
         code = measure(bench, &cell);
         if (code == TOOL_OK)
             print_cell(bench, &cell);
+        if (code == TOOL_OK && bench->plot)
+            keep_for_plot(bench, &cell, series);
     }
     destroy_layers(bench);
     bench_weights_free(&bench->weights);
     return code;
 }
 
-static int run(struct bench *bench, const char *model)
+/* out: where the plot goes, or NULL. */
+static int run(struct bench *bench, const char *model, struct outfile *out)
 {
     int code = session_open(&bench->session, bench->backend, bench->threads, model);
     if (code == TOOL_OK && model) {
         code = bench_weights_of_model(&bench->weights, &bench->session);
         if (code == TOOL_OK)
-            code = run_cells(bench);
+            code = run_cells(bench, 0);
     }
     for (size_t i = 0; code == TOOL_OK && !model && i < bench->num_formats; i++) {
         enum moe_format down = bench->down ? bench->down->format : bench->formats[i];
         code = bench_weights_make(&bench->weights, &bench->shape, bench->formats[i], down, (uint64_t)bench->cold_bytes);
         if (code == TOOL_OK)
-            code = run_cells(bench);
+            code = run_cells(bench, i);
     }
+    if (code == TOOL_OK && out && !draw_plot(bench, out))
+        code = TOOL_INPUT;
     bench_weights_free(&bench->weights);
     session_close(&bench->session);
+    return code;
+}
+
+/* The file is opened before anything is timed, so that a path that cannot be written costs no time. */
+static int run_and_plot(struct bench *bench, const char *model)
+{
+    struct outfile out;
+    if (!outfile_open(&out, bench->plot))
+        return TOOL_INPUT;
+    bench->plot_cells = tool_alloc((size_t)MOST_CELLS * MOST_CELLS, sizeof *bench->plot_cells);
+    int code = bench->plot_cells ? run(bench, model, &out) : TOOL_INPUT;
+    outfile_discard(&out);
+    free(bench->plot_cells);
     return code;
 }
 
@@ -448,6 +506,7 @@ int cmd_bench(int argc, char **argv)
         {"seconds", OPTION_NUMBER, &bench.seconds, "S", "how long a cell is timed at least; default 1"},
         {"cold-bytes", OPTION_NUMBER, &bench.cold_bytes, "N", "bytes that calls rotate over; default 512e6"},
         {"json", OPTION_FLAG, &bench.json, NULL, "print a JSON object for each cell, one a line"},
+        {"plot", OPTION_STRING, &bench.plot, "FILE", "also draw the cells, as an SVG, when all are done"},
         {NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
     const struct option_page page = {"moe bench", "[MODEL]", 0, 1, about, rows, examples};
@@ -460,5 +519,5 @@ int cmd_bench(int argc, char **argv)
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     if (!bench.threads)
         bench.threads = cpus > 0 ? (size_t)cpus : 1;
-    return run(&bench, model);
+    return bench.plot ? run_and_plot(&bench, model) : run(&bench, model, NULL);
 }

@@ -56,7 +56,7 @@ help_pages()
     options info json tensors
     options run layer input output router-input ids weights ids-out weights-out backend threads primitives exact
     options check reference tolerance backend threads primitives exact json
-    options bench shape format down tokens threads backend error seconds cold-bytes json
+    options bench shape format down tokens threads backend error seconds cold-bytes json plot
     options convert format down experts-only threads
     expect 0 --version
     said '^moe [0-9]'
@@ -101,6 +101,9 @@ wrong_usage()
     expect 2 bench --shape 64,64,8,2 --format q4_k
     expect 2 bench --shape 64,64,8,2 --format f32 --tokens 0
     expect 2 bench "$bard" --format f32
+    expect 2 bench "$bard" --plot
+    said '--plot needs a value: --plot FILE'
+    expect 2 bench "$bard" --plot=
     expect 2 convert "$bard" x.gguf
     expect 2 convert "$bard" x.gguf --format q9_9
     said 'q8_0'
@@ -125,6 +128,11 @@ bad_input()
     expect 3 convert "$bard" . --format f32
     [ -e x.gguf ] && fail 'a failed convert left a file'
     expect 3 bench nowhere
+    expect 3 bench nowhere --plot x.svg
+    expect 3 bench "$bard" --plot no/such/folder/x.svg
+    said 'no/such/folder/x.svg: cannot be created'
+    expect 3 bench "$bard" --plot .
+    ls | grep -q 'x[.]svg' && fail 'a failed bench left a file'
     expect 3 run "$bard" --layer 0 --input nowhere.npy --output y.npy
     "$fixture" zeros small.npy 3 255 '<f4'
     "$fixture" zeros x.npy 3 256 '<f4'
@@ -279,6 +287,43 @@ benches()
     said 'GFLOP/s'
 }
 
+# plot FILE CELLS: an SVG by itself whose tags close in the order they open, with a dot for each cell.
+plot()
+{
+    [ "$(grep -c '<circle class="dot"' "$1")" -eq "$2" ] || fail "$1: not $2 dots"
+    tr '\n' ' ' <"$1" | sed 's/</\n</g' | awk '
+        /^<\?/ { next }
+        { name = $0; sub(/^<\/?/, "", name); sub(/[ >\/].*/, "", name) }
+        /^</ && !/>/ { bad = 1 }
+        /^<[a-z]/ && !/\/>/ { open[++depth] = name }
+        /^<\// { bad = bad || !depth || open[depth--] != name; count++ }
+        END { exit bad || depth || !count }' || fail "$1: no well-formed XML"
+    grep -q -e '<script' -e '<style' -e 'href' -e 'url(' "$1" && fail "$1 needs more than itself"
+    for text in 'FLOP per byte' 'rate, GFLOP/s' 'read: [0-9.]* GB/s' 'best of this run: [0-9.]* GFLOP/s' \
+        ' threads\{0,1\}<'; do
+        grep -q "$text" "$1" || fail "$1 does not say $text"
+    done
+}
+
+plots()
+{
+    expect 0 bench --shape 256,256,8,2 --format f32,q4_k --down q8_0 --tokens 3,1 --seconds 0.01 --cold-bytes 1e6 \
+        --json --threads 2 --plot plot.svg
+    [ "$(grep -c '^{.*}$' out)" -eq 4 ] && [ "$(wc -l <out)" -eq 4 ] || fail 'four cells, four lines beside a plot'
+    plot plot.svg 4
+    grep -q 'hidden 256, intermediate 256, 8 experts, top-k 2<' plot.svg || fail 'the plot does not say the shape'
+    grep -q 'backend cpu, level [a-z0-9_+]*, 2 threads<' plot.svg || fail 'the plot does not say how it ran'
+    grep -q '>q4_k, down q8_0<' plot.svg || fail 'no legend'
+    cp plot.svg before.svg
+    expect 3 bench nowhere --plot plot.svg
+    cmp -s plot.svg before.svg || fail 'a failed bench changed an older plot'
+    expect 0 bench "$zoo/gpt_oss" --tokens 5 --seconds 0.01 --threads 1 --plot=plot.svg
+    said 'ratio'
+    plot plot.svg 1
+    ls | grep -q '\.tmp-' && fail 'a temporary file was left'
+    return 0
+}
+
 # A convert that is interrupted leaves neither OUT nor its temporary file.
 interrupted()
 {
@@ -307,6 +352,7 @@ runs
 converted
 converted_again
 benches
+plots
 interrupted
 [ $failures -eq 0 ] || { echo "$failures failures"; exit 1; }
 cd / && rm -rf "$scratch"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The command's parts by themselves: .npy files, options, the GGUF header, files that appear whole, names, progress,
-// and the oracle's routing on cases worked out by hand.
+// plots, and the oracle's routing on cases worked out by hand.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,6 +19,7 @@
 #include "options.h"
 #include "oracle.h"
 #include "outfile.h"
+#include "plot_svg.c"
 #include "progress.h"
 #include "tool.h"
 
@@ -358,6 +359,153 @@ static void progress_lines(void **state)
     progress_end(&progress);
 }
 
+/* ---- plots ---- */
+
+#define PLOT_BYTES 65536
+
+/* Writes plot.svg and reads it back into text. */
+static void save_plot(struct plot_cell *cells, size_t count, const char *title, char text[PLOT_BYTES])
+{
+    struct plot plot = {title, "backend cpu", cells, count};
+    struct outfile out;
+    assert_true(outfile_open(&out, "plot.svg") && plot_svg_write(&out, &plot) && outfile_commit(&out));
+    FILE *file = fopen("plot.svg", "rb");
+    assert_non_null(file);
+    size_t size = fread(text, 1, PLOT_BYTES - 1, file);
+    fclose(file);
+    assert_true(size > 0 && size < PLOT_BYTES - 1);
+    text[size] = '\0';
+}
+
+static double attribute(const char *element, const char *name)
+{
+    const char *found = strstr(element, name);
+    assert_non_null(found);
+    return strtod(found + strlen(name), NULL);
+}
+
+/* Where the dots and the labels are; a label is a box of the height of digits. Returns their number. */
+static size_t plot_boxes(const char *text, struct box *boxes, size_t *dots, size_t *labels)
+{
+    size_t count = 0;
+    *dots = *labels = 0;
+    for (const char *c = text; (c = strstr(c, "<circle class=\"dot\"")) != NULL; c++, ++*dots)
+        boxes[count++] = box_at(attribute(c, "cx=\""), attribute(c, "cy=\""), 7, 7);
+    for (const char *c = text; (c = strstr(c, "<text class=\"")) != NULL; c++) {
+        const char *start = strchr(c, '>') + 1;
+        double width = 5.7 * (double)(strchr(start, '<') - start);
+        boxes[count++] = box_at(attribute(c, " x=\""), attribute(c, " y=\"") - 4, width, 8);
+        *labels += strncmp(c, "<text class=\"tokens\"", 20) == 0;
+    }
+    return count;
+}
+
+static size_t count_overlaps(const struct box *boxes, size_t count, size_t dots)
+{
+    size_t overlaps = 0;
+    for (size_t i = dots; i < count; i++)
+        for (size_t j = 0; j < i; j++)
+            overlaps += boxes[i].x0 < boxes[j].x1 && boxes[j].x0 < boxes[i].x1 && boxes[i].y0 < boxes[j].y1 &&
+                        boxes[j].y0 < boxes[i].y1;
+    return overlaps;
+}
+
+/* Three formats, four numbers of tokens, at rates that share of the machine's limits, and 5 % of noise. */
+static void make_cells(struct plot_cell cells[12], double share, uint64_t seed)
+{
+    static const char *const names[3] = {"bf16", "q8_0", "q4_k"};
+    static const double bytes[3] = {2, 1.0625, 0.5625};
+    for (size_t i = 0; i < 12; i++) {
+        size_t tokens = (size_t)1 << i % 4 * 3;
+        double intensity = 16 * (double)tokens / (128 * (1 - pow(0.9375, (double)tokens))) / bytes[i / 4];
+        double rate = share / (1 / (25 * intensity) + 1 / 400.0) * (1 + 0.05 * tool_normal(&seed));
+        cells[i] = (struct plot_cell){i / 4, names[i / 4], "q6_k", tokens, intensity, rate, 25 + (double)i};
+    }
+}
+
+static void plot_labels_apart(void **state)
+{
+    (void)state;
+    static char text[PLOT_BYTES];
+    struct plot_cell cells[12];
+    struct box boxes[32];
+    size_t dots, labels;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        make_cells(cells, seed % 3 ? 0.9 : 0.02, seed);
+        save_plot(cells, 12, "a plot", text);
+        size_t count = plot_boxes(text, boxes, &dots, &labels);
+        assert_true(dots == 12 && labels == 12 && count == 26);    /* and one label at each limit */
+        assert_int_equal(count_overlaps(boxes, count, dots), 0);
+        for (size_t i = 0; i < count; i++)
+            assert_true(boxes[i].x0 > LEFT && boxes[i].x1 < RIGHT && boxes[i].y0 > TOP && boxes[i].y1 < BOTTOM);
+    }
+    assert_non_null(strstr(text, "read: 30.5 GB/s (median)"));
+    for (size_t i = 0; i < 12; i++)
+        cells[i] = cells[0];
+    save_plot(cells, 12, "twelve times the same", text);
+    size_t count = plot_boxes(text, boxes, &dots, &labels);
+    assert_true(dots == 12 && labels >= 1);
+    assert_int_equal(count_overlaps(boxes, count, dots), 0);
+}
+
+/* A cell at the read limit is on the line of it, the best one on the dashed line; distances are logarithms. */
+static void plot_positions(void **state)
+{
+    (void)state;
+    static char text[PLOT_BYTES];
+    struct plot_cell cells[3] = {{0, "f32", "f32", 64, 40, 100, 20},
+                                 {0, "f32", "f32", 1, 0.4, 8, 20},
+                                 {0, "f32", "f32", 8, 4, 30, 20}};
+    struct box boxes[16];
+    size_t dots, labels;
+    save_plot(cells, 3, "a < b & c", text);
+    assert_int_equal(plot_boxes(text, boxes, &dots, &labels), 8);
+    assert_non_null(strstr(text, "<title>a &lt; b &amp; c</title>"));
+    const char *limit = strstr(text, "stroke-width=\"1.6\""), *dashed = strstr(text, "stroke-width=\"1.2\"");
+    assert_true(limit && dashed);
+    while (*limit != '<')
+        limit--;
+    while (*dashed != '<')
+        dashed--;
+    double x0 = attribute(limit, "x1=\""), y0 = attribute(limit, "y1=\"");
+    double slope = (attribute(limit, "y2=\"") - y0) / (attribute(limit, "x2=\"") - x0);
+    double x = boxes[0].x0 + 3.5, y = boxes[0].y0 + 3.5;
+    assert_true(fabs(y0 + slope * (x - x0) - y) < 0.2);    /* pixels; coordinates have one decimal */
+    assert_true(boxes[1].y0 + 3.5 > y0 + slope * (boxes[1].x0 + 3.5 - x0) + 10);    /* 30 of 80: below the line */
+    assert_true(fabs(attribute(dashed, "y1=\"") - (boxes[2].y0 + 3.5)) < 0.11);
+    assert_true(fabs((boxes[2].x0 - boxes[1].x0) - (boxes[1].x0 - boxes[0].x0)) < 0.3);
+}
+
+static void plot_odd_cells(void **state)
+{
+    (void)state;
+    static char text[PLOT_BYTES];
+    struct plot_cell cells[4] = {{0, "f32", "f32", 1, 0.5, INFINITY, 20},
+                                 {1, "f16", "f16", 1, 1e-7, 1e-7, 0},
+                                 {2, "f16", "f16", 1, NAN, 3, 0},
+                                 {3, "q8_0", "q8_0", 1048576, 1e7, 1e9, 0}};
+    struct box boxes[16];
+    size_t dots, labels;
+    save_plot(cells, 4, "", text);
+    plot_boxes(text, boxes, &dots, &labels);
+    assert_true(dots == 2 && labels >= 1);
+    assert_null(strstr(text, "read: "));    /* it could not be measured */
+    assert_null(strstr(text, "nan"));
+    assert_null(strstr(text, "inf"));
+    struct plot nothing = {"", "", cells, 0};
+    struct outfile out;
+    assert_true(outfile_open(&out, "nothing.svg"));
+    assert_false(plot_svg_write(&out, &nothing));
+    outfile_discard(&out);
+    assert_false(exists("nothing.svg"));
+    if (!exists("/dev/full"))
+        return;
+    struct plot plot = {"", "", cells, 1};
+    assert_true(outfile_open(&out, "/dev/full"));
+    assert_false(plot_svg_write(&out, &plot) && outfile_commit(&out));
+    outfile_discard(&out);
+}
+
 /* ---- the oracle ---- */
 
 static void oracle_routes(void **state)
@@ -409,6 +557,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(full_device),
         cmocka_unit_test(names_of_tensors),
         cmocka_unit_test(progress_lines),
+        cmocka_unit_test(plot_labels_apart),
+        cmocka_unit_test(plot_positions),
+        cmocka_unit_test(plot_odd_cells),
         cmocka_unit_test(oracle_routes),
     };
     char command[2048];
