@@ -207,12 +207,11 @@ enum moe_status moe_context_create(struct moe_backend *backend, const struct moe
     *out = NULL;
     struct moe_context_params own = {.struct_size = sizeof own};
     if (params != NULL && MOE_READ_PARAMS(&own, params) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_context_params: struct_size is wrong");
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_context_params: without struct_size, or with unknown fields");
     struct moe_context *ctx = moe_alloc(&backend->env, sizeof *ctx);
     if (ctx == NULL)
         return moe_fail(error, MOE_ERR_MEMORY, "no memory for a context");
     ctx->backend = backend;
-    ctx->team = own.team;
     enum moe_status status = MOE_ERR_MEMORY;
     if (!alloc_scratch(&backend->env, &ctx->scratch))
         moe_fail(error, status, "no memory for the scratch of a context");

@@ -91,7 +91,9 @@ static enum moe_status check_matrix(struct moe_source *source, const char *name,
         if (!moe_mul(&last, num_experts - 1, m->expert_stride) || !moe_add(&extent, last, extent))
             return moe_fail(error, MOE_ERR_ARGUMENT, "%s: %zu experts are too large for memory", name, num_experts);
     }
-    if (extent > m->data.size || !moe_add(&last, m->data.offset, m->data.size))
+    if (!moe_add(&last, m->data.offset, m->data.size))
+        return moe_fail(error, MOE_ERR_ARGUMENT, "the view of %s ends beyond the last address", name);
+    if (extent > m->data.size)
         return moe_fail(error, MOE_ERR_ARGUMENT, "%s needs %zu bytes, its view has %zu", name, extent, m->data.size);
     for (size_t e = 0; m->bases != NULL && e < num_experts; e++)
         if (m->bases[e] == NULL)
@@ -209,7 +211,8 @@ static enum moe_status plan_matrix(struct moe_experts *experts, size_t m, const 
     stack->rows = m == MOE_DOWN ? set->hidden_size : set->intermediate_size;
     stack->cols = m == MOE_DOWN ? set->intermediate_size : set->hidden_size;
     if (MOE_READ_PARAMS(&source->matrix, given) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "%s: struct_size of its moe_matrix is wrong", matrix_names[m]);
+        return moe_fail(error, MOE_ERR_ARGUMENT, "%s: its moe_matrix is without struct_size, or has unknown fields",
+                        matrix_names[m]);
     MOE_TRY(check_matrix(source, matrix_names[m], stack->num_experts, stack->rows, stack->cols, error));
     if (source->matrix.bias.base != NULL && !check_bias(&source->matrix, stack->num_experts, stack->rows))
         return moe_fail(error, MOE_ERR_ARGUMENT, "the bias of %s is not f32, f16 or bf16, or its view is too small",
@@ -240,7 +243,8 @@ static enum moe_status plan(struct moe_experts *experts, const struct moe_expert
     struct moe_act act = {.struct_size = sizeof act};
     *total = 0;
     if (MOE_READ_PARAMS(&own, params) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_experts_params: NULL, or struct_size is wrong");
+        return moe_fail(error, MOE_ERR_ARGUMENT,
+                        "moe_experts_params: NULL, without struct_size, or with unknown fields");
     if (own.num_experts == 0 || own.num_experts > MOE_MAX_EXPERTS || own.hidden_size == 0 || own.intermediate_size == 0)
         return moe_fail(error, MOE_ERR_ARGUMENT, "experts need 1..%d experts and sizes above 0, got %zu x %zu x %zu",
                         MOE_MAX_EXPERTS, own.num_experts, own.hidden_size, own.intermediate_size);
@@ -249,7 +253,7 @@ static enum moe_status plan(struct moe_experts *experts, const struct moe_expert
     if ((unsigned)own.location > MOE_LOCATION_BACKEND)
         return moe_fail(error, MOE_ERR_ARGUMENT, "experts have location %d, which is unknown", (int)own.location);
     if (own.act != NULL && MOE_READ_PARAMS(&act, own.act) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_act: struct_size is wrong");
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_act: without struct_size, or with unknown fields");
     MOE_TRY(check_act(&act, error));
     if (act.alpha == 0.0f)
         act.alpha = 1.0f;

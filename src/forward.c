@@ -160,8 +160,6 @@ static enum moe_status run(struct moe_context *ctx, const struct moe_layer *laye
 {
     struct moe_layer_io io;
     MOE_TRY(check_call(ctx, layer, given, mode, &io));
-    if (ctx->team)
-        return MOE_ERR_STATE;
     if (io.num_tokens > 0) {
         const struct moe_backend_ops *ops = layer->backend->ops;
         if (layer->info.composed)
@@ -254,7 +252,7 @@ static enum moe_status check_forward(const struct moe_forward_params *p)
         return MOE_ERR_ARGUMENT;
     if (!set->gated || set->gate.host_bias != NULL || set->up.host_bias != NULL || set->down.host_bias != NULL)
         return MOE_ERR_UNSUPPORTED;
-    return p->ctx->team ? MOE_ERR_STATE : MOE_OK;
+    return MOE_OK;
 }
 
 enum moe_status moe_forward(const struct moe_forward_params *params)

@@ -46,7 +46,8 @@ static enum moe_status copy_matrix(const struct moe_env *env, float **matrix, fl
 {
     struct moe_matrix own;
     if (MOE_READ_PARAMS(&own, given) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "%s: struct_size of its moe_matrix is wrong", name);
+        return moe_fail(error, MOE_ERR_ARGUMENT, "%s: its moe_matrix is without struct_size, or has unknown fields",
+                        name);
     size_t bias_stride = own.bias_element_stride;
     bool dense_bias = bias_stride == 0 || bias_stride == moe_format_row_bytes(own.bias.format, 1);
     if (own.transposed || own.bases != NULL || !dense_bias)
@@ -62,7 +63,9 @@ static enum moe_status copy_matrix(const struct moe_env *env, float **matrix, fl
 static enum moe_status check_scores(const struct moe_routing *routing, struct moe_router *router,
                                     struct moe_error *error)
 {
-    if ((unsigned)routing->weight > MOE_SCORE_SOFTMAX_TOPK || (unsigned)routing->select >= MOE_SCORE_SOFTMAX_TOPK)
+    if (routing->select == MOE_SCORE_SOFTMAX_TOPK)
+        return moe_fail(error, MOE_ERR_UNSUPPORTED, "MOE_SCORE_SOFTMAX_TOPK is for routing.weight, not for select");
+    if ((unsigned)routing->weight > MOE_SCORE_SOFTMAX_TOPK || (unsigned)routing->select > MOE_SCORE_SOFTMAX_TOPK)
         return moe_fail(error, MOE_ERR_UNSUPPORTED, "routing has an unknown score (select %d, weight %d)",
                         (int)routing->select, (int)routing->weight);
     router->weight = routing->weight != MOE_SCORE_DEFAULT ? routing->weight : MOE_SCORE_SOFTMAX;
@@ -110,7 +113,7 @@ static enum moe_status create_router(struct moe_layer *layer, const struct moe_r
     if (given == NULL)
         return MOE_OK;
     if (MOE_READ_PARAMS(&routing, given) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_routing: struct_size is wrong");
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_routing: without struct_size, or with unknown fields");
     router->num_experts = layer->desc.num_experts;
     MOE_TRY(check_scores(&routing, router, error));
     MOE_TRY(check_groups(&routing, router, layer->desc.top_k, error));
@@ -135,7 +138,7 @@ static enum moe_status create_shared(struct moe_layer *layer, const struct moe_s
     if (given == NULL)
         return MOE_OK;
     if (MOE_READ_PARAMS(&shared, given) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_shared: struct_size is wrong");
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_shared: without struct_size, or with unknown fields");
     if (shared.experts == NULL || shared.experts->backend != layer->backend)
         return moe_fail(error, MOE_ERR_ARGUMENT, "the shared expert is missing, or of another backend");
     if (shared.experts->set.num_experts != 1 || shared.experts->set.hidden_size != hidden_size)
@@ -230,7 +233,12 @@ enum moe_status moe_layer_create(struct moe_backend *backend, const struct moe_l
         return moe_fail(error, MOE_ERR_ARGUMENT, "moe_layer_create: backend or out is NULL");
     *out = NULL;
     if (MOE_READ_PARAMS(&own, params) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_layer_params: NULL, or struct_size is wrong");
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_layer_params: NULL, without struct_size, or with unknown fields");
+    const uint32_t known =
+        MOE_LAYER_ALLOW_COMPOSED | MOE_LAYER_FORCE_COMPOSED | MOE_LAYER_BATCH_INVARIANT | MOE_LAYER_EXACT;
+    if (own.flags & ~known)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "moe_layer_params: flags 0x%x are unknown",
+                        (unsigned)(own.flags & ~known));
     struct moe_layer *layer = moe_alloc(&backend->env, sizeof *layer);
     if (layer == NULL)
         return moe_fail(error, MOE_ERR_MEMORY, "no memory for a layer");

@@ -27,7 +27,6 @@ enum { MOE_WINDOWS = 3, MOE_WINDOW_BYTES = 128 * 1024 };
 struct moe_context {
     struct moe_backend *backend;
     void *ctx;
-    bool team;
     struct moe_stats stats;
     struct moe_host_scratch scratch;
 };

@@ -11,13 +11,15 @@
 // Rules for every function
 //  1. A params struct begins with struct_size. MOE_INIT(&p) clears and stamps it; 0 in any field means its default.
 //     The library reads as many bytes as the caller's struct has, so programs built against an older header go on
-//     working. Sub-structs are passed by pointer, NULL for absent. struct moe_view alone is passed by value.
+//     working; of a longer struct, what the library does not know must be 0. Sub-structs are passed by pointer, NULL
+//     for absent. Structs without struct_size (moe_view, moe_tensor, moe_value, ...) are frozen for an ABI version.
+//     Some names are a struct and a function: in C++ write struct moe_layer_info.
 //  2. Functions return enum moe_status, MOE_OK = 0. Everything is validated before anything is written: after an error
 //     other than MOE_ERR_DEVICE, outputs are as they were. create and open functions set *out to NULL on an error, and
-//     explain it in *error, if given, in one sentence.
+//     explain it in *error, if given, in one sentence; after MOE_OK what *error holds means nothing.
 //  3. Backends, experts, layers and models do not change once made and may be used from any thread. A context serves
 //     one call at a time. There are no globals. The library never prints, aborts or exits; it allocates, loads code
-//     and starts threads in create, open and alloc functions only.
+//     and starts threads in create, open, alloc and update functions, moe_model_block and moe_model_tensor_data only.
 //  4. Views and weights are borrowed: their memory must live as long as the object, or the queued work, that uses them.
 //     Objects hold no reference on each other: destroy layers before experts, and both before models and backends;
 //     contexts before their backend. destroy and close accept NULL.
@@ -53,8 +55,7 @@ extern "C" {
     X(-6, ERR_NONFINITE, "no finite value where one is needed")                            \
     X(-7, ERR_IO, "file cannot be read")                                                   \
     X(-8, ERR_FORMAT, "file is malformed")                                                 \
-    X(-9, ERR_DEVICE, "device error; the context is dead, destroy it")                     \
-    X(-10, ERR_STATE, "call not allowed in this state")
+    X(-9, ERR_DEVICE, "device error; the context is dead, destroy it")
 
 enum moe_status {
 #define MOE_STATUS_ENUM(code, NAME, text) MOE_##NAME = code,
@@ -75,8 +76,9 @@ MOE_API uint32_t moe_abi_version(void);
 #define MOE_INIT(p) (memset((p), 0, sizeof *(p)), (void)((p)->struct_size = sizeof *(p)))
 
 /* Where an object takes memory from. NULL, or NULL members: malloc and free. Both functions are set, or neither.
- * Copied when the object is made; called on the thread that makes, updates or destroys it, for a model also on
- * those that ask for its blocks and tensors, one at a time. align is a power of two. JSON is parsed in malloc's own. */
+ * Copied when a backend or model is made; contexts, experts and layers use their backend's. Called on the threads that
+ * make, update and destroy objects, for a model also on those that ask for its blocks and tensors: thread-safe, if they
+ * are several. align is a power of two. JSON is parsed in malloc's own memory. */
 struct moe_env {
     size_t struct_size;
     void *user;
@@ -92,7 +94,7 @@ struct moe_env {
  *   size    bytes that may be touched from there on; every access is checked against it
  *   stride  bytes from one row to the next; 0: rows are dense
  *   format  of the values
- * Address backends need values aligned to their own size (f32: 4, f16: 2, i64: 8), quantised rows to 1. */
+ * Address backends need values aligned to their own size (f32: 4, f16: 2, i64: 8); weights may lie at any address. */
 struct moe_view {
     void *base;
     size_t offset;
@@ -133,7 +135,7 @@ struct moe_context_params {
      * order, on any threads, even one after another: a task never waits for another. NULL: the context has threads. */
     void (*parallel_for)(void *user, size_t count, void (*task)(void *arg, size_t i), void *arg);
     void *parallel_user;
-    /* The host calls moe_layer_forward_team only: start no threads. */
+    /* The host brings its threads to moe_layer_forward_team: start none. Other calls run on the caller's alone. */
     bool team;
 };
 
@@ -194,8 +196,8 @@ enum moe_clamp {
     MOE_CLAMP_BEFORE,    /* act(min(g, limit)), clamp(u, -limit, limit) */
     MOE_CLAMP_AFTER      /* min(act(g), limit), clamp(u, -limit, limit) */
 };
-/* h = act(g) * (u + up_offset), or h = act(u) where experts have no gate. gpt-oss: SWISH, BEFORE, limit 7,
- * alpha 1.702, up_offset 1. All zero: SiLU. */
+/* h = act(g) * (u + up_offset). Where experts have no gate h = act(u), clamped like g, without up_offset. gpt-oss:
+ * SWISH, BEFORE, limit 7, alpha 1.702, up_offset 1. All zero: SiLU. */
 struct moe_act {
     size_t struct_size;
     enum moe_act_kind kind;
@@ -243,30 +245,32 @@ MOE_API void moe_experts_destroy(struct moe_experts *experts);
 
 enum moe_io_flags {
     MOE_ACCUMULATE = 1,   /* out += result, added in f32 and rounded once; otherwise out is assigned */
-    MOE_OUT_PAIRS = 2,    /* moe_layer_forward: out is [num_tokens * top_k, hidden_size], each expert's own output
-                             without its weight, row t * top_k + k; skipped pairs 0; no shared expert */
-    MOE_STRICT = 4        /* ERR_RANGE for an id out of range, ERR_NONFINITE for a router row without a finite logit,
-                             before anything is written. Backends that route on a device: ERR_UNSUPPORTED */
+    MOE_OUT_PAIRS = 2,    /* forward, without MOE_ACCUMULATE: out is [num_tokens * top_k, hidden_size], row t * top_k
+                             + k what the pair's expert gave, before its weight (with weight_on_input it is in there);
+                             skipped pairs 0; no shared expert */
+    MOE_STRICT = 4        /* ERR_RANGE for an id out of range, -1 too (not for one that expert_map skips), ERR_NONFINITE
+                             for a router row without a finite logit; before anything is written. Backends that route on
+                             a device: ERR_UNSUPPORTED */
 };
 
 /* Route on the host (softmax over all experts, the top_k best, optional renormalisation of their weights), then for
  * each pair gate and up products, SiLU * up, down product, scaled add, out of the backend's primitives alone: it runs
  * on every backend, also your own. It reads the logits back, so it synchronises and cannot be captured in a graph.
  * At most 5 dispatches a pair and 2 a token. Allocates nothing: all buffers are the caller's, in backend memory.
- * Experts must be gated, without biases. Slots are summed in descending order of weight.
- * Errors: ERR_ARGUMENT, ERR_UNSUPPORTED, ERR_NONFINITE (MOE_STRICT), ERR_DEVICE. */
+ * Slots are summed in descending order of weight. Errors: ERR_ARGUMENT, ERR_UNSUPPORTED (experts without a gate, or
+ * with biases), ERR_NONFINITE (MOE_STRICT), ERR_DEVICE. */
 struct moe_forward_params {
     size_t struct_size;
     struct moe_context *ctx;
     struct moe_view x;               /* [batch, hidden_size] f32, f16, bf16 */
     struct moe_view router_logits;   /* [batch, num_experts] f32, f16, bf16 */
     struct moe_view out;             /* [batch, hidden_size] f32, f16, bf16; need not be what x is */
-    size_t batch;                    /* 0: nothing is done */
+    size_t batch;                    /* 0: nothing is done, views may be absent */
     size_t hidden_size;
     size_t expert_intermediate;
     size_t num_experts;
     size_t top_k;                    /* 1..num_experts */
-    bool norm_topk_prob;
+    bool norm_topk_prob;             /* divide the weights of the chosen by their sum */
     const struct moe_experts *experts;
     struct moe_view x_single;        /* [hidden_size] f32 scratch: the token's input */
     struct moe_view acc_buf;         /* [hidden_size] f32 scratch: its weighted sum, copied to out */
@@ -329,7 +333,7 @@ struct moe_shared {
     size_t struct_size;
     const struct moe_experts *experts;  /* num_experts 1; runs for every token; intermediate_size of its own */
     enum moe_shared_gate gate_kind;
-    const struct moe_matrix *gate;      /* SIGMOID: [1, hidden_size] f32, f16, bf16; host memory, copied */
+    const struct moe_matrix *gate;      /* SIGMOID: [1, hidden_size] f32, f16, bf16, .bias allowed; host, copied */
 };
 
 enum moe_layer_flags {
@@ -342,8 +346,8 @@ struct moe_layer_params {
     size_t struct_size;
     uint32_t flags;                     /* enum moe_layer_flags */
     const struct moe_experts *experts;
-    size_t num_experts;                 /* ids that routing may give; 0: as many as experts has. More, or fewer, only
-                                           with expert_map */
+    size_t num_experts;                 /* ids that routing may give; 0: as many as experts has. Otherwise expert_map
+                                           tells which id is which matrix; without it ids beyond the last are skipped */
     size_t top_k;                       /* 1..num_experts */
     const struct moe_routing *routing;  /* NULL: the caller brings ids and weights */
     const struct moe_shared *shared;    /* NULL: none */
@@ -374,7 +378,23 @@ MOE_API enum moe_status moe_layer_info(const struct moe_layer *layer, struct moe
 
 /* One call. Routing comes from ids and weights, if ids is there; else from logits, if there; else from the layer's
  * router. All views are in the backend's memory. An id outside 0..num_experts-1 is an empty slot: it is skipped,
- * contributes nothing and is counted. The same id twice in a token counts twice. */
+ * contributes nothing and is counted. The same id twice in a token counts twice.
+ *
+ *                      forward                        route                        combine
+ *     x                needed                         for the router, if there     needed: what MOE_OUT_PAIRS gave,
+ *                                                     is no router_x               [num_tokens * top_k, hidden_size]
+ *     out              needed                         ignored                      needed
+ *     ids, weights     one source of routing; with    ignored                      needed
+ *                      MOE_OUT_PAIRS weights may be
+ *                      absent (not if on the input)
+ *     logits, router_x                 sources of routing                          ignored
+ *     expert_map       may be there                   ignored                      may be there
+ *     live_tokens      may be there                   may be there                 may be there
+ *     out_ids,         may be there                   needed                       ignored
+ *       out_weights
+ *     expert_counts    may be there                   may be there                 ignored
+ *     workspace        needed                         needed                       needed
+ */
 struct moe_layer_io {
     size_t struct_size;
     uint32_t flags;                /* enum moe_io_flags */
@@ -388,31 +408,35 @@ struct moe_layer_io {
     struct moe_view router_x;      /* input of the layer's router, [num_tokens, hidden_size]; absent: x */
     struct moe_view expert_map;    /* i32 [num_experts]: id -> matrix in experts, or -1: skipped. Absent: identity.
                                       May change between calls. An id that names no matrix is skipped */
-    struct moe_view live_tokens;   /* i32 [1], read when the call runs: tokens from there on are padding, their out is
-                                      assigned 0 (left alone with MOE_ACCUMULATE), their ids -1, their weights 0 */
-    struct moe_view out_ids;       /* i32 [num_tokens, top_k]: the ids used; absent: not wanted */
-    struct moe_view out_weights;   /* f32 [num_tokens, top_k]: the weights used */
+    struct moe_view live_tokens;   /* i32 [1], read when the call runs, clamped to 0..num_tokens: tokens from there on
+                                      are padding, not counted; their out is assigned 0 (left with
+                                      MOE_ACCUMULATE), their ids -1, their weights 0 */
+    struct moe_view out_ids;       /* i32 [num_tokens, top_k]: the ids used, -1 for one that was out of range */
+    struct moe_view out_weights;   /* f32 [num_tokens, top_k]: the weights, as routed or given */
     struct moe_view expert_counts; /* i64 [num_experts], added to: pairs for each id in range, also skipped ones */
     struct moe_view workspace;     /* moe_layer_workspace_size bytes, 256-byte aligned; contents do not matter */
 };
 
-/* Bytes of workspace for such a forward; enough for route and combine of the same sizes too. Reads sizes, formats and
- * flags of io and which views are there, no data. Never falls as num_tokens or top_k grows: size it once for the
- * largest call and share it between the layers of a context. ERR_ARGUMENT also when sizes overflow; num_tokens * top_k
- * must be below 2^31. */
+/* Bytes of workspace for such a forward; enough for route and combine of the same sizes too. Reads num_tokens, top_k,
+ * flags, formats, and which views are there (none has a base yet: for any source of routing), no data. Never falls as
+ * num_tokens or top_k grows: size it once for the largest call of each format, share it between the layers of a
+ * context and with contexts of no more threads. ERR_ARGUMENT also when sizes overflow; num_tokens * top_k must be below
+ * 2^31. */
 MOE_API enum moe_status moe_layer_workspace_size(const struct moe_context *ctx, const struct moe_layer *layer,
                                                  const struct moe_layer_io *io, size_t *bytes);
 
-/* Run the layer. No allocation, no lock; a composed layer synchronises, others do not. Errors: ERR_ARGUMENT (a view is
- * missing, too small, misaligned, of a wrong format, or overlaps an output), ERR_WORKSPACE, ERR_RANGE and
- * ERR_NONFINITE (MOE_STRICT), ERR_UNSUPPORTED, ERR_STATE (a team context), ERR_DEVICE. */
+/* Run the layer. No allocation; no lock, but for a short one where the context's own threads sleep and must be woken; a
+ * composed layer synchronises, others do not. For a residual, give x and an out of its own with MOE_ACCUMULATE. Errors:
+ * ERR_ARGUMENT (a view is missing, too small, misaligned, of a wrong format, or overlaps an output), ERR_WORKSPACE,
+ * ERR_RANGE and ERR_NONFINITE (MOE_STRICT), ERR_UNSUPPORTED, ERR_DEVICE. */
 MOE_API enum moe_status moe_layer_forward(struct moe_context *ctx, const struct moe_layer *layer,
                                           const struct moe_layer_io *io);
 
 /* The same from inside the host's own team of threads: all nth of them call it at the same time with equal arguments
  * and ith = 0..nth-1; nth <= the context's num_threads, the same throughout a call. All of them get the status and may
- * start the next call at once. Threads wait for each other by spinning, so they must really run at the same time.
- * ERR_UNSUPPORTED on backends without host threads. */
+ * start the next call at once. Threads wait for each other by spinning, so they must really run at the same time. Any
+ * context will do; one made with team has no idle threads. ERR_UNSUPPORTED for a composed layer, and on backends
+ * without host threads. */
 MOE_API enum moe_status moe_layer_forward_team(struct moe_context *ctx, const struct moe_layer *layer,
                                                const struct moe_layer_io *io, size_t ith, size_t nth);
 
@@ -420,7 +444,8 @@ MOE_API enum moe_status moe_layer_forward_team(struct moe_context *ctx, const st
  * route:   logits, or router_x or x through the layer's router -> out_ids and out_weights, both needed, and
  *          expert_counts if it is there.
  * combine: out[t] = sum over slots k in order of weights[t,k] * x[t * top_k + k]: x is what MOE_OUT_PAIRS gave,
- *          ids and weights as for the forward; slots whose id is out of range are skipped. No shared expert. */
+ *          ids and weights as for the forward; slots whose id is out of range, or mapped to no matrix, are skipped and
+ *          their x not used. With weight_on_input weights count as 1. No shared expert. */
 MOE_API enum moe_status moe_layer_route(struct moe_context *ctx, const struct moe_layer *layer,
                                         const struct moe_layer_io *io);
 MOE_API enum moe_status moe_layer_combine(struct moe_context *ctx, const struct moe_layer *layer,
@@ -466,7 +491,7 @@ MOE_API enum moe_status moe_model_info(const struct moe_model *model, struct moe
  * MOE_OK, for a block without experts. Valid until close. experts and shared->experts inside *layer are NULL: create
  * them from the two params, then set the pointers in your copy. ERR_FORMAT, ERR_UNSUPPORTED name the tensor. */
 struct moe_model_block {
-    const struct moe_experts_params *experts;
+    const struct moe_experts_params *experts;  /* has hidden_size, intermediate_size, num_experts */
     const struct moe_experts_params *shared;   /* NULL: none */
     const struct moe_layer_params *layer;
 };

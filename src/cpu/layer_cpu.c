@@ -128,8 +128,6 @@ static enum moe_status run_call(struct moe_cpu_context *ctx, const struct layer 
                                 struct moe_stats *stats, enum moe_cpu_mode mode)
 {
     struct moe_cpu_call *call = &ctx->call;
-    if (moe_threads_is_team(ctx->threads))
-        return MOE_ERR_STATE;
     if (io->num_tokens == 0)
         return MOE_OK;
     set_up(ctx, layer, io, mode);

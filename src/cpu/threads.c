@@ -208,11 +208,6 @@ size_t moe_threads_count(const struct moe_threads *threads)
     return threads->count;
 }
 
-bool moe_threads_is_team(const struct moe_threads *threads)
-{
-    return threads->team;
-}
-
 /* ---- open and close ---- */
 
 static void stop_workers(struct moe_threads *threads)

@@ -24,7 +24,6 @@ void moe_threads_close(struct moe_threads *threads);
 
 /* Lanes at most. */
 size_t moe_threads_count(const struct moe_threads *threads);
-bool moe_threads_is_team(const struct moe_threads *threads);
 
 /* Run phase on up to as many lanes as it has items; on the caller alone where that is one, or in a team's context.
  * What lanes wrote is visible on return. */

@@ -232,7 +232,6 @@ static void test_team_alone(void **state)
     MOE_INIT(&params);
     params.team = true;
     struct moe_threads *threads = open_threads(4, &params);
-    assert_true(moe_threads_is_team(threads));
     struct work *work = calloc(1, sizeof *work);
     work->num_lanes = 1;                /* any other lane is a clash */
     start_phase(work, MAX_ITEMS);

@@ -320,7 +320,11 @@ static void test_info(void **state)
     assert_true(info.has_router && info.exact && info.batch_invariant);
     assert_false(info.composed);
     moe_layer_destroy(layer);
-    c.params.flags |= MOE_LAYER_FORCE_COMPOSED;
+    struct moe_error error;
+    c.params.flags |= 1u << 30;
+    test_assert_status(moe_layer_create(c.backend, &c.params, &layer, &error), MOE_ERR_ARGUMENT);
+    assert_non_null(strstr(error.text, "0x40000000"));
+    c.params.flags = MOE_LAYER_EXACT | MOE_LAYER_BATCH_INVARIANT | MOE_LAYER_FORCE_COMPOSED;
     c.routing.router = NULL;
     test_assert_ok(moe_layer_create(c.backend, &c.params, &layer, NULL));
     test_assert_ok(moe_layer_info(layer, &info));
