@@ -27,10 +27,12 @@ static const struct {
     const char *container, *key;
     const char *prefix;         /* of all other keys; NULL: the architecture and a dot */
     enum moe_vocabulary vocabulary;
+    bool outer;                 /* the key is that of the config around */
 } places[] = {
-    {"gguf", "general.architecture", NULL, MOE_VOCABULARY_GGUF},
-    {"safetensors", "model_type", "", MOE_VOCABULARY_CONFIG},
-    {"safetensors", "text_config.model_type", "text_config.", MOE_VOCABULARY_CONFIG},
+    {"gguf", "general.architecture", NULL, MOE_VOCABULARY_GGUF, false},
+    {"safetensors", "model_type", "", MOE_VOCABULARY_CONFIG, false},
+    {"safetensors", "text_config.model_type", "text_config.", MOE_VOCABULARY_CONFIG, false},
+    {"safetensors", "model_type", "text_config.", MOE_VOCABULARY_CONFIG, true},
 };
 
 /* The architecture as the file calls it goes to *name, NULL where it names none. */
@@ -47,7 +49,8 @@ static enum moe_status find_family(struct moe_model *model, const char **name, s
                             moe_archive_path(model->archive), places[i].key);
         if (*name == NULL)
             *name = value.string;
-        model->preset = moe_preset_find(places[i].vocabulary, value.string);
+        model->preset = places[i].outer ? moe_preset_find_outer(value.string)
+                                        : moe_preset_find(places[i].vocabulary, value.string);
         if (model->preset == NULL)
             continue;
         model->architecture = *name = value.string;

@@ -256,7 +256,8 @@ static enum moe_status read_groups(const struct reading *r, struct moe_model_axe
                         moe_archive_path(r->model->archive), f.key, out->num_experts, groups);
     MOE_TRY(read_size(r, MOE_KEY_TOP_GROUPS, 1, groups, &top, &top_there));
     find(r, MOE_KEY_TOP_GROUPS, &f);
-    if (there && !top_there)
+    size_t usual = gguf ? 0 : preset->top_groups;
+    if (there && !top_there && (usual == 0 || usual > groups || f.null))
         return fail_missing(r, &f);
     /* Group scores are the family's: with another score they would be a guess. */
     if (routing->weight != preset->weight)
@@ -315,11 +316,12 @@ static enum moe_status read_shared(const struct reading *r, struct moe_model_axe
     MOE_TRY(read_size(r, MOE_KEY_SHARED_FF, 0, INT32_MAX, &out->shared_size, &there));
     if (there && out->shared_size > 0)
         return MOE_OK;
-    size_t count = preset->shared_count;
+    struct found f;
+    find(r, MOE_KEY_SHARED_COUNT, &f);
+    size_t count = f.null ? 0 : preset->shared_count;   /* null says "none", not "the usual number" */
     bool count_there;
     MOE_TRY(read_size(r, MOE_KEY_SHARED_COUNT, 0, MOE_MODEL_MAX_EXPERTS, &count, &count_there));
-    if (count == 0 && !count_there && !there) {
-        struct found f;
+    if (count == 0 && !count_there && !f.null && !there) {
         find(r, MOE_KEY_SHARED_FF, &f);
         return fail_missing(r, &f);
     }

@@ -7,7 +7,7 @@
 
 #include "model.h"
 
-enum { NAME_SIZE = 160, SHAPE_SIZE = 112 };
+enum { NAME_SIZE = 160, SHAPE_SIZE = 112, TYPE_SIZE = 32 };
 
 struct build {
     struct moe_model *model;
@@ -109,15 +109,34 @@ static enum moe_status check_shape(const struct build *b, const struct moe_archi
                     moe_archive_part_path(b->model->archive, tensor->part), info->name, wanted, found);
 }
 
+static void describe_type(char out[TYPE_SIZE], uint32_t type)
+{
+    static const struct {
+        uint32_t type;
+        const char *name;
+    } names[] = {
+#define TYPE_NAME(number, NAME, bits) {number, #NAME},
+        MOE_SAFETENSORS_TYPE_MAP(TYPE_NAME)
+#undef TYPE_NAME
+    };
+    snprintf(out, TYPE_SIZE, "type %lu", (unsigned long)type);
+    for (size_t i = 0; i < MOE_ARRAY_SIZE(names); i++)
+        if (names[i].type == type)
+            snprintf(out, TYPE_SIZE, "%s", names[i].name);
+}
+
 static enum moe_status check_format(const struct build *b, const struct moe_archive_tensor *tensor,
                                     const struct request *request)
 {
     const struct moe_tensor *info = &tensor->info;
     const char *path = moe_archive_part_path(b->model->archive, tensor->part);
-    if (info->format == NULL)
+    if (info->format == NULL) {
+        char type[TYPE_SIZE];
+        describe_type(type, info->type);
         return moe_fail(b->error, MOE_ERR_UNSUPPORTED,
-                        "%s: tensor '%.100s': expected a format of weights, found type %lu, which is not known here",
-                        path, info->name, (unsigned long)info->type);
+                        "%s: tensor '%.100s': expected a format of weights, found %s, which this library does not read",
+                        path, info->name, type);
+    }
     enum moe_format format = info->format->format;
     bool plain = format == MOE_FORMAT_F32 || format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16;
     bool weights = format != MOE_FORMAT_I32 && format != MOE_FORMAT_I64;
@@ -360,6 +379,17 @@ static enum moe_status load_shared(const struct build *b, const struct moe_names
     return MOE_OK;
 }
 
+/* A shared expert that the metadata deny is not left out in silence. */
+static enum moe_status check_no_shared(const struct build *b, const struct moe_names *names)
+{
+    char full[NAME_SIZE];
+    if (b->model->preset->shared == MOE_PRESET_SHARED_NONE || find_tensor(b, names->shared.up, 0, full) == NULL)
+        return MOE_OK;
+    return moe_fail(b->error, MOE_ERR_FORMAT,
+                    "%s: tensor '%s' is there, but the metadata give block %zu no shared expert",
+                    moe_archive_path(b->model->archive), full, b->block);
+}
+
 static enum moe_status fill(const struct build *b, const struct moe_model_axes *axes, struct moe_model_entry *entry)
 {
     const struct moe_names *names = moe_preset_names(b->model->preset, b->model->vocabulary);
@@ -378,6 +408,8 @@ static enum moe_status fill(const struct build *b, const struct moe_model_axes *
     MOE_TRY(load_experts(b, names, entry));
     if (axes->shared_size > 0)
         MOE_TRY(load_shared(b, names, axes, entry));
+    else
+        MOE_TRY(check_no_shared(b, names));
     entry->block.experts = &entry->experts;
     entry->block.layer = &entry->layer;
     return MOE_OK;

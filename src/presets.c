@@ -22,12 +22,11 @@ const char *const moe_preset_prefixes[MOE_VOCABULARIES][5] = {
 #define PROJ(p) \
     .gate = p "gate_proj.weight", .up = p "up_proj.weight", .down = p "down_proj.weight"
 
-/* Experts one tensor each, or all in one tensor as transformers keeps them in memory. */
-#define EXPERTS_PROJ(p)                                                                  \
-    {                                                                                    \
-        {PROJ(p ".{e}.")},                                                               \
-        {.layout = MOE_MLP_FUSED, .up = p ".gate_up_proj", .down = p ".down_proj"},      \
-    }
+/* All experts in one tensor, as transformers keeps them in memory; or one tensor each, or so. */
+#define EXPERTS_FUSED(p) \
+    {.layout = MOE_MLP_FUSED, .up = p ".gate_up_proj", .down = p ".down_proj"}
+#define EXPERTS_PROJ(p) \
+    {{PROJ(p ".{e}.")}, EXPERTS_FUSED(p)}
 
 static const struct moe_names names_mlp = {
     .router = "mlp.gate.weight",
@@ -44,10 +43,11 @@ static const struct moe_names names_qwen2 = {
 };
 
 static const struct moe_names names_mixtral = {
-    .router = "block_sparse_moe.gate.weight",
+    .router = "block_sparse_moe.gate.weight|mlp.gate.weight",
     .experts = {{.gate = "block_sparse_moe.experts.{e}.w1.weight",
                  .up = "block_sparse_moe.experts.{e}.w3.weight",
-                 .down = "block_sparse_moe.experts.{e}.w2.weight"}},
+                 .down = "block_sparse_moe.experts.{e}.w2.weight"},
+                EXPERTS_FUSED("mlp.experts")},
 };
 
 static const struct moe_names names_gpt_oss = {
@@ -181,6 +181,7 @@ static const struct moe_preset presets[] = {
     },
     {
         .name = "llama4_text",
+        .outer = "llama4",
         .gguf = "llama4",
         .keys = MOE_KEY_BIT(ACT) | MOE_KEY_BIT(STEP) | MOE_KEY_BIT(MOE_LIST),
         .select = MOE_SCORE_LOGIT,
@@ -206,6 +207,14 @@ const struct moe_preset *moe_preset_find(enum moe_vocabulary vocabulary, const c
         if (known != NULL && strcmp(known, name) == 0)
             return &presets[i];
     }
+    return NULL;
+}
+
+const struct moe_preset *moe_preset_find_outer(const char *name)
+{
+    for (size_t i = 0; i < MOE_ARRAY_SIZE(presets); i++)
+        if (presets[i].outer != NULL && strcmp(presets[i].outer, name) == 0)
+            return &presets[i];
     return NULL;
 }
 

@@ -78,9 +78,10 @@ enum moe_preset_shared { MOE_PRESET_SHARED_NONE, MOE_PRESET_SHARED_PLAIN, MOE_PR
 
 /* A family. Arithmetic is that of transformers; fields that a key of the file decides are the value without the key. */
 struct moe_preset {
-    const char *name; /* model_type in config.json */
-    const char *gguf; /* general.architecture */
-    uint32_t keys;    /* MOE_KEY_BIT of the keys that this family obeys, beside those of all */
+    const char *name;  /* model_type in config.json */
+    const char *outer; /* model_type around a text_config that is of this family without saying so; NULL: none */
+    const char *gguf;  /* general.architecture */
+    uint32_t keys;     /* MOE_KEY_BIT of the keys that this family obeys, beside those of all */
 
     enum moe_score select, weight;
     enum moe_renorm renorm; /* how weights are renormalised, if they are */
@@ -89,7 +90,7 @@ struct moe_preset {
         bool family;       /* moe_preset: what the family's published models do */
         bool config, gguf; /* a file without the key */
     } norm;
-    size_t num_groups, top_groups; /* config.json without the keys; GGUF: no groups */
+    size_t num_groups, top_groups; /* config.json without the keys, 0: none; GGUF: no groups */
     enum moe_group_score group_score;
     bool group_mask_zero;
     float scale;          /* config.json without the key; GGUF: 1 */
@@ -109,6 +110,9 @@ struct moe_preset {
 
 /* The family of that name in the vocabulary; NULL: unknown. */
 const struct moe_preset *moe_preset_find(enum moe_vocabulary vocabulary, const char *name);
+
+/* The family of a text_config without model_type below a config.json of that model_type; NULL: unknown. */
+const struct moe_preset *moe_preset_find_outer(const char *name);
 
 /* Tensor names of a family in the vocabulary; llama.cpp has one set for all. */
 const struct moe_names *moe_preset_names(const struct moe_preset *preset, enum moe_vocabulary vocabulary);

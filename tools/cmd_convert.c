@@ -25,6 +25,8 @@ static const char about[] =
     "and where 32 does not divide either, f16; the summary says which.\n"
     "llama.cpp pairs the rotary dimensions of its 'llama' architecture (mixtral) as neighbours, Hugging Face as\n"
     "halves: there, and only there, the rows of attn_q and attn_k are reordered, so that attention computes the same.\n"
+    "A model whose layers llama.cpp's keys cannot describe (an activation that is not the architecture's, dense\n"
+    "layers where it has none) is refused.\n"
     "OUT appears when it is complete; until then it has another name in the same folder.";
 
 static const char examples[] =
@@ -39,6 +41,7 @@ struct convert {
     struct convert_options options;
     struct session session;
     const struct names_family *family;    /* NULL: the input is a GGUF file */
+    struct convert_layers layers;         /* of a Hugging Face model */
     struct plan plan;
     struct gguf_header header;
     struct outfile file;
@@ -185,6 +188,8 @@ static void report(const struct convert *convert)
     if (plan->num_unknown)
         tool_note("left out %zu tensors without a name in llama.cpp's files, the first of them '%s'", plan->num_unknown,
                   plan->first_unknown);
+    if (convert->family)
+        convert_note_layers(convert->family, &convert->layers);
     if (plan->requantised != MOE_FORMAT_F32)
         tool_note("the input was already quantised (%s); quantising again adds to its error",
                   describe_format(plan->requantised));
@@ -209,10 +214,13 @@ static int make_plan(struct convert *convert)
     if (!convert->family)
         return tool_fail(TOOL_INPUT, "%s: llama.cpp's names for family %s are not known", convert->in,
                          info->family ? info->family : "?");
-    int code = plan_huggingface(&convert->plan, &convert->session, convert->family, &convert->options);
+    int code = convert_check_layers(&convert->session, convert->family, &convert->layers);
+    if (code == TOOL_OK)
+        code = plan_huggingface(&convert->plan, &convert->session, convert->family, &convert->options);
     if (code != TOOL_OK)
         return code;
-    return convert_metadata(&convert->header, &convert->session, convert->family, convert->in, &convert->options);
+    return convert_metadata(&convert->header, &convert->session, convert->family, convert->in, &convert->options,
+                            &convert->layers);
 }
 
 static int run(struct convert *convert)

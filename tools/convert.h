@@ -66,9 +66,21 @@ void plan_free(struct plan *plan);
 int plan_rows(const struct plan_tensor *tensor, struct session *session, size_t e, size_t row, size_t num_rows,
               float *out);
 
+/* The first MoE layer, and how many dense layers come before it. */
+struct convert_layers {
+    const struct moe_model_block *first;
+    size_t num_dense;
+};
+
+/* Find them and check that a GGUF file of the family says all that these layers compute. TOOL_OK or an exit code. */
+int convert_check_layers(struct session *session, const struct names_family *family, struct convert_layers *out);
+/* Say what the file says and llama.cpp does not look at. */
+void convert_note_layers(const struct names_family *family, const struct convert_layers *layers);
+
 /* Metadata. path: the model as given, for its name and tokenizer.json. */
 int convert_metadata(struct gguf_header *header, struct session *session, const struct names_family *family,
-                     const char *path, const struct convert_options *options);
+                     const char *path, const struct convert_options *options,
+                     const struct convert_layers *layers);
 int convert_copy_metadata(struct gguf_header *header, struct session *session, const struct convert_options *options);
 int convert_tokenizer(struct gguf_header *header, struct session *session, const struct names_family *family,
                       const char *path);

@@ -189,44 +189,24 @@ static void add_routing(struct writer *w, const struct moe_routing *routing)
 }
 
 /* A file of this kind has one value for all layers: that of the first. */
-static int add_experts(struct writer *w)
+static void add_experts(struct writer *w, const struct convert_layers *layers)
 {
-    const struct moe_model_block *first = NULL, *block = NULL;
-    size_t dense = 0;
-    for (size_t i = 0; i < w->session->info.num_blocks; i++) {
-        struct moe_error error = {0};
-        enum moe_status status = moe_model_block(w->session->model, i, &block, &error);
-        if (status != MOE_OK)
-            return tool_fail_moe(status, &error, "a layer cannot be read");
-        if (!first && !block)
-            dense++;
-        if (!first)
-            first = block;
-        else if (block && (block->experts->num_experts != first->experts->num_experts ||
-                           block->layer->top_k != first->layer->top_k ||
-                           block->experts->intermediate_size != first->experts->intermediate_size))
-            return tool_fail(TOOL_INPUT,
-                             "layer %zu has other numbers of experts, top-k or sizes than the layers before; "
-                             "a GGUF file has no room for that",
-                             i);
-    }
-    if (!first)
-        return tool_fail(TOOL_INPUT, "the model has no MoE layer");
+    const struct moe_model_block *first = layers->first;
+    size_t size = first->experts->intermediate_size;
     add_u32(w, "expert_count", first->experts->num_experts);
     add_u32(w, "expert_used_count", first->layer->top_k);
-    add_u32(w, "expert_feed_forward_length", first->experts->intermediate_size);
-    if (dense || w->family->post_norm || w->family->latent_attention)
-        add_u32(w, "leading_dense_block_count", dense);
-    if (first->shared) {
-        uint32_t count = 1;
-        if (!convert_config_u32(w->session, "n_shared_experts", &count))
-            count = 1;
-        add_u32(w, "expert_shared_count", count);
-        add_u32(w, "expert_shared_feed_forward_length", first->shared->intermediate_size);
+    add_u32(w, "expert_feed_forward_length", size);
+    if (w->family->layers == NAMES_LAYERS_LEADING)
+        add_u32(w, "leading_dense_block_count", layers->num_dense);
+    else if (w->family->layers == NAMES_LAYERS_STEP)
+        add_u32(w, "interleave_moe_layer_step", layers->num_dense + 1);
+    if (first->shared || w->family->shared_count) {
+        size_t shared_size = first->shared ? first->shared->intermediate_size : 0;
+        add_u32(w, "expert_shared_count", w->family->shared_count ? shared_size / size : 1);
+        add_u32(w, "expert_shared_feed_forward_length", shared_size);
     }
     if (first->layer->routing)
         add_routing(w, first->layer->routing);
-    return TOOL_OK;
 }
 
 static bool quantised(enum moe_format format)
@@ -246,7 +226,8 @@ static void add_general(struct gguf_header *header, const struct convert_options
 }
 
 int convert_metadata(struct gguf_header *header, struct session *session, const struct names_family *family,
-                     const char *path, const struct convert_options *options)
+                     const char *path, const struct convert_options *options,
+                     const struct convert_layers *layers)
 {
     struct writer w = {.header = header, .session = session, .family = family};
     uint32_t dense_size;
@@ -264,11 +245,10 @@ int convert_metadata(struct gguf_header *header, struct session *session, const 
     take_u32(&w, "vocab_size", "vocab_size");
     add_attention(&w);
     add_rope(&w);
-    take_u32(&w, "interleave_moe_layer_step", "interleave_moe_layer_step");
     if (family->post_norm)
         take_u32(&w, "attention.sliding_window", "sliding_window");
-    int code = add_experts(&w);
-    return code == TOOL_OK ? convert_tokenizer(header, session, family, path) : code;
+    add_experts(&w, layers);
+    return convert_tokenizer(header, session, family, path);
 }
 
 /* ---- from a GGUF file ---- */

@@ -79,22 +79,26 @@ static void describe_routing(char *text, size_t size, const struct moe_model_blo
                     layer->shared->gate_kind == MOE_SHARED_SIGMOID ? "gated by a sigmoid" : "ungated");
 }
 
-static void describe_activation(char *text, size_t size, const struct moe_experts_params *experts)
+void describe_act(char *text, size_t size, const struct moe_act *act, bool gated)
 {
     static const char *const names[] = {"silu", "gelu (tanh)", "gelu (erf)", "relu", "relu squared"};
-    static const struct moe_act silu;
-    const struct moe_act *act = experts->act ? experts->act : &silu;
     text[0] = '\0';
     if (act->kind == MOE_ACT_SWISH && act->alpha != 0 && act->alpha != 1)
         tool_append(text, size, "swish (%g)", (double)act->alpha);
     else
         tool_append(text, size, "%s", (size_t)act->kind < sizeof names / sizeof names[0] ? names[act->kind] : "?");
-    tool_append(text, size, experts->gate ? " of gate, times up" : " of up, no gate");
+    tool_append(text, size, gated ? " of gate, times up" : " of up, no gate");
     if (act->up_offset != 0)
         tool_append(text, size, " %+g", (double)act->up_offset);
     if (act->clamp != MOE_CLAMP_NONE)
         tool_append(text, size, ", clamped %s at %g", act->clamp == MOE_CLAMP_BEFORE ? "before" : "after",
                     (double)act->limit);
+}
+
+static void describe_activation(char *text, size_t size, const struct moe_experts_params *experts)
+{
+    static const struct moe_act silu;
+    describe_act(text, size, experts->act ? experts->act : &silu, experts->gate != NULL);
     if (experts->up->bias.base)
         tool_append(text, size, ", with biases");
 }

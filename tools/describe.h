@@ -22,6 +22,9 @@ struct block_facts {
 
 void describe_block(struct block_facts *facts, const struct moe_model_block *block);
 
+/* What an expert computes from gate and up, or from up alone; size DESCRIBE_TEXT is enough. */
+void describe_act(char *text, size_t size, const struct moe_act *act, bool gated);
+
 /* Name of a format, "?" if it is not known. */
 const char *describe_format(enum moe_format format);
 

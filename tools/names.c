@@ -8,14 +8,15 @@
 #include <string.h>
 
 static const struct names_family families[] = {
-    {"qwen3_moe", "qwen3moe", "qwen2", false, false, false},
-    {"qwen2_moe", "qwen2moe", "qwen2", false, false, false},
-    {"olmoe", "olmoe", "olmo", false, false, false},
-    {"mixtral", "llama", "default", false, true, false},
-    {"glm4_moe", "glm4moe", "glm4", true, false, false},
-    {"deepseek_v3", "deepseek2", "deepseek-v3", false, false, true},
-    {"gpt_oss", "gpt-oss", "gpt-4o", true, false, false},
-    {"llama4_text", "llama4", "llama4", false, false, false},
+    {"qwen3_moe", "qwen3moe", "qwen2", .renorm = NAMES_RENORM_ALWAYS},
+    {"qwen2_moe", "qwen2moe", "qwen2", .renorm = NAMES_RENORM_NEVER},
+    {"olmoe", "olmoe", "olmo", .renorm = NAMES_RENORM_NEVER},
+    {"mixtral", "llama", "default", .interleaved_rope = true, .renorm = NAMES_RENORM_ALWAYS},
+    {"glm4_moe", "glm4moe", "glm4", .post_norm = true, .layers = NAMES_LAYERS_LEADING, .shared_count = true},
+    {"deepseek_v3", "deepseek2", "deepseek-v3", .latent_attention = true, .layers = NAMES_LAYERS_LEADING,
+     .shared_count = true},
+    {"gpt_oss", "gpt-oss", "gpt-4o", .post_norm = true, .renorm = NAMES_RENORM_NEVER},
+    {"llama4_text", "llama4", "llama4", .layers = NAMES_LAYERS_STEP, .renorm = NAMES_RENORM_NEVER},
 };
 
 static const struct {

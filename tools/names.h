@@ -5,6 +5,20 @@
 
 #include "tool.h"
 
+/* Which layers have experts, by llama.cpp's keys or without any. */
+enum names_layers {
+    NAMES_LAYERS_ALL,
+    NAMES_LAYERS_LEADING,    /* all but the first leading_dense_block_count */
+    NAMES_LAYERS_STEP        /* layer i where interleave_moe_layer_step divides i + 1 */
+};
+
+/* Whether llama.cpp renormalises the weights of the chosen experts. */
+enum names_renorm {
+    NAMES_RENORM_KEY,       /* as expert_weights_norm says */
+    NAMES_RENORM_ALWAYS,
+    NAMES_RENORM_NEVER
+};
+
 struct names_family {
     const char *family;          /* moe_model_info.family */
     const char *architecture;    /* general.architecture */
@@ -13,6 +27,9 @@ struct names_family {
     bool interleaved_rope;       /* attention's rotary pairs are neighbours (2i, 2i+1): rows of q and k are reordered
                                     from Hugging Face's halves (i, i + d/2) */
     bool latent_attention;       /* kv_b_proj is cut into attn_k_b, transposed, and attn_v_b */
+    enum names_layers layers;
+    enum names_renorm renorm;
+    bool shared_count;           /* expert_shared_count must be there, 0 for none */
 };
 
 /* NULL: llama.cpp's names for it are not known here. */

@@ -47,7 +47,8 @@ enum moe_status moe_config_parse(json_t **root, const char *text, size_t size, c
 {
     json_error_t reason;
     json_t *parsed = json_loadb(text, size, JSON_REJECT_DUPLICATES, &reason);
-    if (parsed == NULL && json_error_code(&reason) == json_error_out_of_memory)
+    /* jansson leaves the reason empty where it could not even allocate what holds it */
+    if (parsed == NULL && (json_error_code(&reason) == json_error_out_of_memory || reason.text[0] == '\0'))
         return moe_fail(error, MOE_ERR_MEMORY, "%s: no memory to parse it", path);
     if (parsed == NULL)
         return moe_fail(error, MOE_ERR_FORMAT, "%s: line %d: %s", path, reason.line, reason.text);

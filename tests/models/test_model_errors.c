@@ -96,7 +96,10 @@ static const struct config_case config_cases[] = {
     /* Unusual, and right: lists with a value for each block, null for none. */
     {"glm4_moe", "num_experts_per_tok", "[2, 4]", MOE_OK, {NULL}},
     {"glm4_moe", "n_group", "null", MOE_OK, {NULL}},
-    {"glm4_moe", "n_shared_experts", "0", MOE_OK, {NULL}},
+    {"deepseek_v3", "topk_group", "null", MOE_ERR_FORMAT, {"'topk_group'", "missing"}},
+    {"deepseek_v3", "topk_group", NULL, MOE_ERR_FORMAT, {"'topk_group'", "missing"}},   /* the usual 4 of 2 groups */
+    {"glm4_moe", "n_shared_experts", "0", MOE_ERR_FORMAT, {"shared_experts.up_proj.weight'", "no shared expert"}},
+    {"glm4_moe", "n_shared_experts", "null", MOE_ERR_FORMAT, {"shared_experts.up_proj.weight'", "no shared expert"}},
     {"glm4_moe", "hidden_act", "\"gelu_pytorch_tanh\"", MOE_OK, {NULL}},
 };
 
@@ -190,12 +193,12 @@ static void test_wrong_formats(void **state)
         bool halve;
         const char *word;
     } cases[] = {
-        {"qwen3_moe", "model.layers.0.mlp.gate.weight", "I16", false, "type"},
-        {"qwen3_moe", "model.layers.0.mlp.experts.0.up_proj.weight", "I16", false, "type"},
+        {"qwen3_moe", "model.layers.0.mlp.gate.weight", "I16", false, "found I16,"},
+        {"qwen3_moe", "model.layers.0.mlp.experts.0.up_proj.weight", "I16", false, "found I16,"},
         {"qwen3_moe", "model.layers.0.mlp.experts.4.up_proj.weight", "F16", false, "expected bf16"},
-        {"gpt_oss", "model.layers.0.mlp.experts.down_proj", "U16", false, "type"},
-        {"gpt_oss", "model.layers.0.mlp.experts.down_proj_bias", "I16", false, "type"},
-        {"llama4_text", "model.layers.0.feed_forward.experts.down_proj", "F8_E4M3", true, "type"},
+        {"gpt_oss", "model.layers.0.mlp.experts.down_proj", "U16", false, "found U16,"},
+        {"gpt_oss", "model.layers.0.mlp.experts.down_proj_bias", "I16", false, "found I16,"},
+        {"llama4_text", "model.layers.0.feed_forward.experts.down_proj", "F8_E4M3", true, "found F8_E4M3,"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct checkpoint c = checkpoint_load(cases[i].family);
@@ -342,7 +345,38 @@ static void test_routing_keys(void **state)
     }
     assert_true(routing_with("glm4_moe", "routed_scaling_factor", NULL).scale == 1.0f);
     assert_true(routing_with("deepseek_v3", "routed_scaling_factor", NULL).scale == 2.5f);
+    struct checkpoint c = checkpoint_load("deepseek_v3");   /* topk_group is 4 where n_group stands alone */
+    set_int(c.config, "n_group", 4);
+    json_object_del(c.config, "topk_group");
+    checkpoint_save(&c);
+    struct moe_model *model = open_model_at(temp_dir, 0);
+    const struct moe_routing *routing = open_block(model, 1)->layer->routing;
+    assert_true(routing->num_groups == 4 && routing->top_groups == 4);
+    moe_model_close(model);
+    checkpoint_free(&c);
     assert_int_equal(routing_with("mixtral", "norm_topk_prob", "false").renorm, MOE_RENORM_ADD_EPS);
+}
+
+static void test_no_shared_expert(void **state)
+{
+    (void)state;
+    static const char *const values[] = {"0", "null"};
+    for (size_t i = 0; i < 2; i++) {
+        struct checkpoint c = checkpoint_load("deepseek_v3");
+        json_object_set_new(c.config, "n_shared_experts", json_loads(values[i], JSON_DECODE_ANY, NULL));
+        const char *name;
+        json_t *entry;
+        void *next;
+        json_object_foreach_safe(c.header, next, name, entry)
+            if (strstr(name, "shared_experts") != NULL)
+                json_object_del(c.header, name);
+        checkpoint_save(&c);
+        struct moe_model *model = open_model_at(temp_dir, 0);
+        for (size_t b = 0; b < 2; b++)
+            assert_true(open_block(model, b)->shared == NULL && open_block(model, b)->layer->shared == NULL);
+        moe_model_close(model);
+        checkpoint_free(&c);
+    }
 }
 
 /* A multimodal checkpoint: the language model's config is nested, its tensors have a longer prefix. */
@@ -377,6 +411,13 @@ static void test_nested_config(void **state)
                 tensor_value(model, "language_model.model.layers.1.feed_forward.experts.gate_up_proj",
                              (1 * 64 + 3) * 96 + 48 + 2));
     moe_model_close(model);
+    json_object_del(json_object_get(outer, "text_config"), "model_type");    /* what is around it tells */
+    checkpoint_save(&c);
+    model = open_model_at(temp_dir, 0);
+    assert_int_equal(moe_model_info(model, &info), MOE_OK);
+    assert_string_equal(info.family, "llama4_text");
+    assert_true(open_block(model, 1)->layer->weight_on_input);
+    moe_model_close(model);
     set_int(json_object_get(outer, "text_config"), "num_experts_per_tok", 0);
     checkpoint_save(&c);
     expect("nested", MOE_ERR_FORMAT, (const char *const[3]){"'text_config.num_experts_per_tok'", NULL, NULL});
@@ -384,11 +425,10 @@ static void test_nested_config(void **state)
 }
 
 /* Experts in one tensor [experts, 2 rows, cols], gate rows first, where the family publishes one tensor each. */
-static void test_fused_experts(void **state)
+static void check_fused_experts(const char *family)
 {
-    (void)state;
     struct checkpoint c = checkpoint_load("gpt_oss");
-    json_object_set_new(c.config, "model_type", json_string("qwen3_moe"));
+    json_object_set_new(c.config, "model_type", json_string(family));
     for (size_t b = 0; b < 2; b++) {
         char from[128], to[128];
         snprintf(from, sizeof from, "model.layers.%zu.mlp.router.weight", b);
@@ -414,6 +454,13 @@ static void test_fused_experts(void **state)
     checkpoint_free(&c);
 }
 
+static void test_fused_experts(void **state)
+{
+    (void)state;
+    check_fused_experts("qwen3_moe");
+    check_fused_experts("mixtral");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -421,7 +468,8 @@ int main(void)
         cmocka_unit_test(test_wrong_shapes),   cmocka_unit_test(test_wrong_formats),
         cmocka_unit_test(test_packed_experts), cmocka_unit_test(test_dense_blocks),
         cmocka_unit_test(test_routing_keys),   cmocka_unit_test(test_nested_config),
-        cmocka_unit_test(test_fused_experts),  cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_fused_experts),  cmocka_unit_test(test_no_shared_expert),
+        cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests_name("models/model_errors", tests, temp_setup, temp_teardown);
 }

@@ -251,6 +251,82 @@ converted()
     done
 }
 
+# variant FAMILY SED: the family's checkpoint with another config.json, in ./variant.
+variant()
+{
+    rm -rf variant
+    mkdir variant && cp "$zoo/$1"/*.safetensors variant || fail "$1 cannot be copied"
+    sed "$2" "$zoo/$1/config.json" >variant/config.json
+    cmp -s variant/config.json "$zoo/$1/config.json" && fail "$2 does not change the config of $1"
+    return 0
+}
+
+# What a GGUF file has no words for is refused, never converted into something else.
+not_convertible()
+{
+    for family in qwen3_moe qwen2_moe olmoe mixtral glm4_moe deepseek_v3 llama4_text; do
+        variant $family 's/"hidden_act": "silu"/"hidden_act": "gelu_pytorch_tanh"/'
+        expect 3 convert variant lost.gguf --format f32
+        said 'layer 0 computes gelu (tanh) of gate, times up; .*would compute silu of gate, times up$'
+    done
+    variant gpt_oss 's/^{/{ "swiglu_limit": 3.5,/'
+    expect 3 convert variant lost.gguf --format f32
+    said "clamped before at 3.5; .*'gpt-oss' would .*clamped before at 7$"
+    variant qwen3_moe 's/"mlp_only_layers": \[\]/"mlp_only_layers": [0]/'
+    expect 3 convert variant lost.gguf --format f32
+    said "layer 0 has no experts; .*'qwen3moe' experts are in every layer$"
+    variant qwen2_moe 's/"mlp_only_layers": \[\]/"mlp_only_layers": [1]/'
+    expect 3 convert variant lost.gguf --format f32
+    said "layer 1 has no experts; .*'qwen2moe'"
+    variant qwen3_moe 's/"decoder_sparse_step": 1/"decoder_sparse_step": 2/'
+    expect 3 convert variant lost.gguf --format f32
+    said 'layer 0 has no experts'
+    variant llama4_text 's/"moe_layers": \[/"moe_layers": [0], "other": [/'
+    expect 3 convert variant lost.gguf --format f32
+    said 'layer 1 has no experts; .*experts are in just the layers i where a step, here 1, divides i + 1$'
+    variant glm4_moe 's/"num_experts_per_tok": 2/"num_experts_per_tok": [2, 3]/'
+    expect 3 convert variant lost.gguf --format f32
+    said 'layer 1 has other numbers'
+    variant glm4_moe 's/"norm_topk_prob": true/"norm_topk_prob": [true, false]/'
+    expect 3 convert variant lost.gguf --format f32
+    said 'layer 1 has other numbers'
+    [ -e lost.gguf ] && fail 'a refused convert left a file'
+    return 0
+}
+
+# Keys that follow from the layers, and notes on what llama.cpp does not look at.
+layer_keys()
+{
+    for change in 's/"moe_layers": \[/"moe_layers": [1], "other": [/' \
+        's/"moe_layers": \[/"other": [/;s/"interleave_moe_layer_step": 1/"interleave_moe_layer_step": 2/'; do
+        variant llama4_text "$change"
+        expect 0 convert variant step.gguf --format f32
+        expect 0 info step.gguf
+        said '^layer 0: dense'
+        said '^layer 1: 8 experts'
+    done
+    variant glm4_moe 's/"first_k_dense_replace": 0/"first_k_dense_replace": 1/'
+    expect 0 convert variant leading.gguf --format f32
+    expect 0 info leading.gguf
+    said '^layer 0: dense'
+    variant glm4_moe 's/"n_shared_experts": 1/"n_shared_experts": null/'
+    LC_ALL=C sed 's/shared_experts/shared_experto/g' "$zoo/glm4_moe/model.safetensors" >variant/model.safetensors
+    expect 0 convert variant unshared.gguf --format f32
+    said "note: llama.cpp expects a shared expert in architecture 'glm4moe'"
+    expect 0 info unshared.gguf
+    grep -q 'shared expert' out && fail 'a shared expert out of nowhere'
+    for case in qwen3_moe:true:qwen3moe qwen2_moe:true:qwen2moe olmoe:true:olmoe qwen3_moe:false:qwen3moe \
+        qwen2_moe:false:qwen2moe olmoe:false:olmoe; do
+        family=${case%%:*} norm=${case#*:}
+        variant $family "s/\"norm_topk_prob\": true/\"norm_topk_prob\":  ${norm%:*}/"
+        expect 0 convert variant norm.gguf --format f32
+        case $family:${norm%:*} in
+        qwen3_moe:true | qwen2_moe:false | olmoe:false) grep -q note err && fail "a note on $case" ;;
+        *) said "note: llama.cpp .*renormalise.*'${case##*:}'" ;;
+        esac
+    done
+}
+
 converted_again()
 {
     expect 0 convert bard-f32.gguf again.gguf --format q8_0
@@ -350,6 +426,8 @@ info_pages
 checks
 runs
 converted
+not_convertible
+layer_keys
 converted_again
 benches
 plots
