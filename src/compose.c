@@ -148,7 +148,28 @@ static enum moe_status clear_token(const struct moe_compose_call *call, size_t t
     return MOE_OK;
 }
 
-enum moe_status moe_compose_forward(const struct moe_compose_call *call)
+/* One token of a combine: the sum alone, of pairs that the caller brings. */
+static enum moe_status combine_token(const struct moe_compose_call *call, const struct moe_routed *routed, size_t t)
+{
+    const struct moe_compose_buffers *buffers = &call->buffers;
+    size_t hidden_size = call->desc->experts->hidden_size, top_k = call->io->top_k;
+    bool any = false;
+    for (size_t k = 0; k < top_k; k++) {
+        if (moe_compose_matrix(call, routed->ids[k]) < 0)
+            continue;
+        struct moe_view row = moe_view_row(&call->io->x, t * top_k + k);
+        MOE_TRY(copy(call, &buffers->down, &row));
+        float weight = call->desc->weight_on_input ? 1.0f : routed->weights[k];
+        MOE_TRY(scaled_add(call, &buffers->acc, &buffers->down, weight, hidden_size, any));
+        any = true;
+    }
+    return write_row(call, t, any);
+}
+
+/* Route each token, report it if publish is set, and run it; run NULL: routing is all that is wanted. */
+typedef enum moe_status token_fn(const struct moe_compose_call *call, const struct moe_routed *routed, size_t t);
+
+static enum moe_status each_token(const struct moe_compose_call *call, bool publish, token_fn *run)
 {
     struct moe_routing_reader reader;
     struct moe_routed routed;
@@ -157,54 +178,27 @@ enum moe_status moe_compose_forward(const struct moe_compose_call *call)
         MOE_TRY(moe_compose_check_strict(&reader));
     for (size_t t = 0; t < call->io->num_tokens; t++) {
         MOE_TRY(moe_compose_read_routing(&reader, t, &routed));
-        MOE_TRY(moe_compose_publish(&reader, t, &routed));
-        MOE_TRY(t < reader.live_tokens ? forward_token(call, &routed, t) : clear_token(call, t));
+        if (publish)
+            MOE_TRY(moe_compose_publish(&reader, t, &routed));
+        if (run != NULL)
+            MOE_TRY(t < reader.live_tokens ? run(call, &routed, t) : clear_token(call, t));
     }
     return moe_compose_close_routing(&reader);
+}
+
+enum moe_status moe_compose_forward(const struct moe_compose_call *call)
+{
+    return each_token(call, true, forward_token);
 }
 
 enum moe_status moe_compose_route(const struct moe_compose_call *call)
 {
-    struct moe_routing_reader reader;
-    struct moe_routed routed;
-    MOE_TRY(moe_compose_open_routing(&reader, call));
-    if (call->io->flags & MOE_STRICT)
-        MOE_TRY(moe_compose_check_strict(&reader));
-    for (size_t t = 0; t < call->io->num_tokens; t++) {
-        MOE_TRY(moe_compose_read_routing(&reader, t, &routed));
-        MOE_TRY(moe_compose_publish(&reader, t, &routed));
-    }
-    return moe_compose_close_routing(&reader);
+    return each_token(call, true, NULL);
 }
 
 enum moe_status moe_compose_combine(const struct moe_compose_call *call)
 {
-    const struct moe_compose_buffers *buffers = &call->buffers;
-    size_t hidden_size = call->desc->experts->hidden_size, top_k = call->io->top_k;
-    struct moe_routing_reader reader;
-    struct moe_routed routed;
-    MOE_TRY(moe_compose_open_routing(&reader, call));
-    if (call->io->flags & MOE_STRICT)
-        MOE_TRY(moe_compose_check_strict(&reader));
-    for (size_t t = 0; t < call->io->num_tokens; t++) {
-        MOE_TRY(moe_compose_read_routing(&reader, t, &routed));
-        if (t >= reader.live_tokens) {
-            MOE_TRY(clear_token(call, t));
-            continue;
-        }
-        bool any = false;
-        for (size_t k = 0; k < top_k; k++) {
-            if (moe_compose_matrix(call, routed.ids[k]) < 0)
-                continue;
-            struct moe_view row = moe_view_row(&call->io->x, t * top_k + k);
-            MOE_TRY(copy(call, &buffers->down, &row));
-            float weight = call->desc->weight_on_input ? 1.0f : routed.weights[k];
-            MOE_TRY(scaled_add(call, &buffers->acc, &buffers->down, weight, hidden_size, any));
-            any = true;
-        }
-        MOE_TRY(write_row(call, t, any));
-    }
-    return moe_compose_close_routing(&reader);
+    return each_token(call, false, combine_token);
 }
 
 /* ---- workspace ---- */
