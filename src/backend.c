@@ -100,8 +100,10 @@ enum moe_status moe_backend_open_ops(const struct moe_backend_ops *ops, const ch
         return moe_fail(error, MOE_ERR_MEMORY, "no memory for backend %s", ops->name);
     backend->env = own;
     backend->ops = ops;
-    enum moe_status status = ops->open(device, &backend->env, &backend->self, error);
+    struct moe_error said = {.status = MOE_OK};
+    enum moe_status status = ops->open(device, &backend->env, &backend->self, &said);
     if (status != MOE_OK) {
+        moe_explain(error, status, &said, ops->name);
         moe_free(&own, backend, sizeof *backend);
         return status;
     }
@@ -212,11 +214,13 @@ enum moe_status moe_context_create(struct moe_backend *backend, const struct moe
     if (ctx == NULL)
         return moe_fail(error, MOE_ERR_MEMORY, "no memory for a context");
     ctx->backend = backend;
+    struct moe_error said = {.status = MOE_OK};
     enum moe_status status = MOE_ERR_MEMORY;
     if (!alloc_scratch(&backend->env, &ctx->scratch))
         moe_fail(error, status, "no memory for the scratch of a context");
     else
-        status = backend->ops->context_open(backend->self, &own, &ctx->ctx, error);
+        status = moe_explain(error, backend->ops->context_open(backend->self, &own, &ctx->ctx, &said), &said,
+                             backend->ops->name);
     if (status != MOE_OK) {
         free_scratch(&backend->env, &ctx->scratch);
         moe_free(&backend->env, ctx, sizeof *ctx);

@@ -20,6 +20,16 @@ enum moe_status moe_fail(struct moe_error *error, enum moe_status status, const 
     return status;
 }
 
+enum moe_status moe_explain(struct moe_error *error, enum moe_status status, const struct moe_error *said,
+                            const char *who)
+{
+    if (status == MOE_OK)
+        return status;
+    if (said->status == status && said->text[0] != '\0')
+        return moe_fail(error, status, "%s", said->text);
+    return moe_fail(error, status, "backend %s: %s", who, moe_status_text(status));
+}
+
 void *moe_alloc(const struct moe_env *env, size_t size)
 {
     size_t bytes;

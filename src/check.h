@@ -27,6 +27,10 @@ __attribute__((format(printf, 3, 4)))
 enum moe_status
 moe_fail(struct moe_error *error, enum moe_status status, const char *text, ...);
 
+/* After a call of someone else's function that may have left its error unsaid: say at least the status. */
+enum moe_status moe_explain(struct moe_error *error, enum moe_status status, const struct moe_error *said,
+                            const char *who);
+
 /* *out = a * b, or a + b; false, *out untouched, if it does not fit. */
 static inline bool moe_mul(size_t *out, size_t a, size_t b)
 {

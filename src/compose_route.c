@@ -242,7 +242,7 @@ enum moe_status moe_compose_close_routing(struct moe_routing_reader *reader)
         part.size -= e * sizeof *counts;
         MOE_TRY(moe_mem_read(call->ctx, before, &part, n * sizeof *counts));
         for (size_t i = 0; i < n; i++)
-            counts[e + i] += before[i];
+            counts[e + i] = (int64_t)((uint64_t)counts[e + i] + (uint64_t)before[i]);
         MOE_TRY(moe_mem_write(call->ctx, &part, counts + e, n * sizeof *counts));
     }
     return MOE_OK;

@@ -275,7 +275,10 @@ enum moe_status moe_experts_packed_size(struct moe_backend *backend, const struc
     if (backend == NULL || bytes == NULL)
         return moe_fail(error, MOE_ERR_ARGUMENT, "moe_experts_packed_size: backend or bytes is NULL");
     struct moe_experts experts = {.backend = backend};
-    return plan(&experts, params, bytes, error);
+    size_t needed;
+    MOE_TRY(plan(&experts, params, &needed, error));
+    *bytes = needed;
+    return MOE_OK;
 }
 
 /* ---- creation ---- */
@@ -343,7 +346,8 @@ static enum moe_status provide_packed(struct moe_experts *experts, const struct 
     }
     experts->packed = own.packed;
     bool host_memory = (experts->backend->ops->flags & MOE_BACKEND_HOST_MEMORY) != 0;
-    if (own.packed.size < bytes)
+    size_t end;
+    if (own.packed.size < bytes || !moe_add(&end, own.packed.offset, own.packed.size))
         return moe_fail(error, MOE_ERR_ARGUMENT, "packed has %zu bytes, the experts need %zu", own.packed.size, bytes);
     if (host_memory && ((uintptr_t)own.packed.base + own.packed.offset) % PACK_ALIGN != 0)
         return moe_fail(error, MOE_ERR_ARGUMENT, "packed is not aligned to %d bytes", PACK_ALIGN);

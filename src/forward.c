@@ -60,7 +60,7 @@ static enum moe_status read_io(struct moe_layer_io *io, const struct moe_layer *
     if (io->ids.base != NULL)
         io->logits = (struct moe_view){0};
     if (io->ids.base != NULL || io->logits.base != NULL)
-        io->router_x = (struct moe_view){0};
+        io->router_x.base = NULL; /* its format still counts for the workspace */
     return MOE_OK;
 }
 
@@ -104,6 +104,10 @@ static enum moe_status check_views(const struct moe_layer *layer, struct moe_lay
         checker.ok = false;
     check_routing(&checker, layer, io, mode);
     if (checker.host_memory && io->workspace.base != NULL) {
+        uintptr_t base = (uintptr_t)io->workspace.base;
+        size_t end;
+        if (!moe_add(&end, io->workspace.offset, io->workspace.size) || end > UINTPTR_MAX - base)
+            return MOE_ERR_ARGUMENT;
         const unsigned char *begin = (const unsigned char *)io->workspace.base + io->workspace.offset;
         checker.ok = checker.ok && (uintptr_t)begin % WORKSPACE_ALIGN == 0;
         checker.ranges[checker.count++] = (struct moe_range){begin, begin + io->workspace.size, true};
@@ -114,9 +118,12 @@ static enum moe_status check_views(const struct moe_layer *layer, struct moe_lay
 static enum moe_status workspace_size(const struct moe_context *ctx, const struct moe_layer *layer,
                                       const struct moe_layer_io *io, size_t *bytes)
 {
+    struct moe_layer_io any = *io;
     if (layer->info.composed)
         return moe_compose_workspace(&layer->desc, bytes) ? MOE_OK : MOE_ERR_ARGUMENT;
-    return layer->backend->ops->layer_workspace_size(ctx->ctx, layer->state, io, bytes);
+    if (layer->router_matrix != NULL) /* one size for any source of routing: the layer's router needs the most */
+        any.ids = any.logits = (struct moe_view){0};
+    return layer->backend->ops->layer_workspace_size(ctx->ctx, layer->state, &any, bytes);
 }
 
 /* The whole check of a call; io is ready for the backend afterwards. */
@@ -211,10 +218,13 @@ enum moe_status moe_layer_workspace_size(const struct moe_context *ctx, const st
                                          const struct moe_layer_io *given, size_t *bytes)
 {
     struct moe_layer_io io;
+    size_t needed;
     if (ctx == NULL || layer == NULL || bytes == NULL || ctx->backend != layer->backend)
         return MOE_ERR_ARGUMENT;
     MOE_TRY(read_io(&io, layer, given, FORWARD));
-    return workspace_size(ctx, layer, &io, bytes);
+    MOE_TRY(workspace_size(ctx, layer, &io, &needed));
+    *bytes = needed;
+    return MOE_OK;
 }
 
 /* ---- the portable call ---- */

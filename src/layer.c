@@ -17,15 +17,15 @@ static bool is_float(enum moe_format format)
 static enum moe_status copy_host(const struct moe_env *env, float **out, const struct moe_view *view, size_t rows,
                                  size_t cols, const char *name, struct moe_error *error)
 {
-    size_t row_bytes = moe_format_row_bytes(view->format, cols), stride = view->stride ? view->stride : row_bytes,
-           bytes;
+    size_t row_bytes = moe_format_row_bytes(view->format, cols), stride = view->stride ? view->stride : row_bytes;
+    size_t bytes, end;
     *out = NULL;
     if (view->base == NULL)
         return MOE_OK;
     if (!is_float(view->format))
         return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s is neither f32, f16 nor bf16", name);
     if (row_bytes == 0 || (rows > 1 && stride < row_bytes) || !moe_mul(&bytes, rows - 1, stride) ||
-        !moe_add(&bytes, bytes, row_bytes) || bytes > view->size)
+        !moe_add(&bytes, bytes, row_bytes) || bytes > view->size || !moe_add(&end, view->offset, view->size))
         return moe_fail(error, MOE_ERR_ARGUMENT, "%s [%zu, %zu] does not fit its view of %zu bytes", name, rows, cols,
                         view->size);
     size_t values;
@@ -207,10 +207,13 @@ static enum moe_status create_path(struct moe_layer *layer, struct moe_error *er
     struct moe_layer_info *info = &layer->info;
     uint32_t flags = layer->desc.flags;
     enum moe_status status = MOE_ERR_UNSUPPORTED;
-    moe_fail(error, status, "backend %s has no fused layer; MOE_LAYER_ALLOW_COMPOSED runs it from primitives",
-             ops->name);
-    if (ops->layer_open != NULL && !(flags & MOE_LAYER_FORCE_COMPOSED))
-        status = ops->layer_open(layer->backend->self, &layer->desc, &layer->state, info, error);
+    struct moe_error said = {.status = MOE_OK};
+    if (ops->layer_open == NULL || (flags & MOE_LAYER_FORCE_COMPOSED))
+        moe_fail(error, status, "backend %s has no fused layer; MOE_LAYER_ALLOW_COMPOSED runs it from primitives",
+                 ops->name);
+    else
+        status = moe_explain(error, ops->layer_open(layer->backend->self, &layer->desc, &layer->state, info, &said),
+                             &said, ops->name);
     if (status == MOE_ERR_UNSUPPORTED && (flags & (MOE_LAYER_ALLOW_COMPOSED | MOE_LAYER_FORCE_COMPOSED))) {
         status = create_zero(layer, error);
         info->composed = info->batch_invariant = info->exact = true; /* one token at a time, f32 scratch */

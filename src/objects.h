@@ -33,7 +33,7 @@ struct moe_context {
 
 /* A matrix of moe_experts as the caller described it, for copying it, now and in moe_experts_update. */
 struct moe_source {
-    struct moe_matrix matrix; /* strides filled in; bases point to our copy; bias is not kept */
+    struct moe_matrix matrix; /* strides filled in; bases point to our copy */
     size_t expert_bytes;      /* from the first to the last byte of an expert */
     bool copied;              /* values were copied to packed; otherwise they are read in place */
     size_t packed_offset;     /* in packed, if copied */

@@ -148,7 +148,7 @@ static void weigh(const struct moe_router *router, const struct softmax *all, co
         divisor = sum + eps;
     else if (router->renorm == MOE_RENORM_CLAMP_EPS)
         divisor = sum > eps ? sum : eps;
-    if (divisor == 0.0)
+    if (divisor == 0.0 || !isfinite(divisor))
         divisor = 1.0;
     for (size_t k = 0; k < top_k; k++)
         weights[k] = (float)(values[k] / divisor * (double)router->scale);

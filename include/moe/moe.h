@@ -309,7 +309,7 @@ enum moe_group_score {
  *     weight = weight(logit) of the chosen, without the bias; then renorm; then times scale
  * A row without one finite logit gets ids 0..top_k-1 and weights 0, and is counted. A single NaN logit is an expert
  * that is never chosen before a number (its group sees it as -inf), and weighs 0. +inf: that expert takes all of a
- * softmax (several share it). A divisor of 0 in renorm leaves the weights as they are.
+ * softmax (several share it). A divisor of 0, or one that is not finite, leaves the weights as they are in renorm.
  * Computed in double from the logits, weights rounded to f32 once (within 1 ulp of an exact router). */
 struct moe_routing {
     size_t struct_size;
@@ -420,8 +420,7 @@ struct moe_layer_io {
 /* Bytes of workspace for such a forward; enough for route and combine of the same sizes too. Reads num_tokens, top_k,
  * flags, formats, and which views are there (none has a base yet: for any source of routing), no data. Never falls as
  * num_tokens or top_k grows: size it once for the largest call of each format, share it between the layers of a
- * context and with contexts of no more threads. ERR_ARGUMENT also when sizes overflow; num_tokens * top_k must be below
- * 2^31. */
+ * context. ERR_ARGUMENT also when sizes overflow; num_tokens * top_k must be below 2^31. */
 MOE_API enum moe_status moe_layer_workspace_size(const struct moe_context *ctx, const struct moe_layer *layer,
                                                  const struct moe_layer_io *io, size_t *bytes);
 

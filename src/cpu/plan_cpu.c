@@ -82,7 +82,8 @@ enum moe_status moe_plan_cpu_workspace(struct moe_cpu_call *call, unsigned char 
         carve_rows(&call->x, &call->io.x, &carver, num_tokens, hidden_size);
     call->router_x = call->x;
     if (call->computes_logits) {
-        if (call->io.router_x.base != NULL)
+        bool counted = base == NULL && call->io.router_x.format != MOE_FORMAT_F32;   /* while sizes are asked for */
+        if (call->io.router_x.base != NULL || counted)
             carve_rows(&call->router_x, &call->io.router_x, &carver, num_tokens, hidden_size);
         call->logits = carve(&carver, times(&carver, num_tokens, call->desc->num_experts), sizeof *call->logits);
     }
@@ -162,7 +163,7 @@ static void publish(const struct moe_cpu_call *call)
     int64_t *counts = moe_cpu_address(&call->io.expert_counts);
     for (size_t p = 0; p < call->num_pairs; p++)
         if (call->ids[p] >= 0)
-            counts[call->ids[p]]++;
+            counts[call->ids[p]] = (int64_t)((uint64_t)counts[call->ids[p]] + 1);   /* the caller's may be any number */
 }
 
 void moe_plan_cpu_run(void *arg, size_t lane)

@@ -122,7 +122,7 @@ static void renormalise(const struct moe_routing *routing, double *weights, size
     if (routing->renorm == MOE_RENORM_CLAMP_EPS)
         sum = sum > routing->renorm_eps ? sum : routing->renorm_eps;
     for (size_t k = 0; k < top_k; k++)
-        weights[k] /= sum != 0 ? sum : 1;
+        weights[k] /= sum != 0 && isfinite(sum) ? sum : 1;
 }
 
 bool moe_ref_route(const struct moe_routing *routing, size_t num_experts, size_t top_k, const double *logits,
