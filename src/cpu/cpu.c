@@ -44,10 +44,8 @@ static enum moe_status cpu_open(const char *device, const struct moe_env *env, v
     struct moe_cpu *cpu = moe_alloc(env, sizeof *cpu);
     if (cpu == NULL)
         return moe_fail(error, MOE_ERR_MEMORY, "cpu: no memory for the backend");
-    if (env != NULL) {
+    if (env != NULL)
         cpu->env = *env;
-        cpu->has_env = true;
-    }
     cpu->level = level;
     moe_kernels_init(&cpu->kernels, level);
     *self = cpu;
@@ -60,7 +58,7 @@ static void cpu_close(void *self)
         return;
     struct moe_cpu *cpu = self;
     struct moe_env env = cpu->env;
-    moe_free(cpu->has_env ? &env : NULL, cpu, sizeof *cpu);
+    moe_free(&env, cpu, sizeof *cpu);
 }
 
 static void cpu_describe(const void *self, void (*line)(void *user, const char *key, const char *value), void *user)
@@ -88,13 +86,13 @@ static enum moe_status cpu_context_open(void *self, const struct moe_context_par
 {
     *out = NULL;
     const struct moe_cpu *cpu = self;
-    struct moe_cpu_context *ctx = moe_alloc(moe_cpu_env(cpu), sizeof *ctx);
+    struct moe_cpu_context *ctx = moe_alloc(&cpu->env, sizeof *ctx);
     if (ctx == NULL)
         return moe_fail(error, MOE_ERR_MEMORY, "cpu: no memory for a context");
     ctx->cpu = cpu;
-    enum moe_status status = moe_threads_open(&ctx->threads, moe_cpu_env(cpu), params, error);
+    enum moe_status status = moe_threads_open(&ctx->threads, &cpu->env, params, error);
     if (status != MOE_OK) {
-        moe_free(moe_cpu_env(cpu), ctx, sizeof *ctx);
+        moe_free(&cpu->env, ctx, sizeof *ctx);
         return status;
     }
     *out = ctx;
@@ -107,7 +105,7 @@ static void cpu_context_close(void *arg)
         return;
     struct moe_cpu_context *ctx = arg;
     moe_threads_close(ctx->threads);
-    moe_free(moe_cpu_env(ctx->cpu), ctx, sizeof *ctx);
+    moe_free(&ctx->cpu->env, ctx, sizeof *ctx);
 }
 
 static enum moe_status cpu_sync(void *ctx)
@@ -125,8 +123,8 @@ static enum moe_status cpu_mem_alloc(void *self, size_t size, struct moe_view *o
     size_t bytes;
     if (!moe_align(&bytes, size > 0 ? size : 1, MEM_ALIGN))
         return MOE_ERR_MEMORY;
-    void *base = cpu->has_env && cpu->env.alloc != NULL ? cpu->env.alloc(cpu->env.user, bytes, MEM_ALIGN)
-                                                        : aligned_alloc(MEM_ALIGN, bytes);
+    void *base = cpu->env.alloc != NULL ? cpu->env.alloc(cpu->env.user, bytes, MEM_ALIGN)
+                                        : aligned_alloc(MEM_ALIGN, bytes);
     if (base == NULL)
         return MOE_ERR_MEMORY;
     out->base = base;
@@ -139,7 +137,7 @@ static void cpu_mem_free(void *self, const struct moe_view *mem)
     const struct moe_cpu *cpu = self;
     if (mem == NULL || mem->base == NULL)
         return;
-    if (cpu->has_env && cpu->env.free != NULL) {
+    if (cpu->env.free != NULL) {
         size_t bytes = 0;
         (void)moe_align(&bytes, mem->size > 0 ? mem->size : 1, MEM_ALIGN);
         cpu->env.free(cpu->env.user, mem->base, bytes);

@@ -10,8 +10,7 @@
 #include "moe/backend.h"
 
 struct moe_cpu {
-    struct moe_env env;
-    bool has_env;
+    struct moe_env env;               /* without functions: malloc and free */
     enum moe_level level;             /* the highest that is used */
     struct moe_kernels kernels;
 };
@@ -21,11 +20,6 @@ struct moe_cpu_context {
     struct moe_threads *threads;
     struct moe_cpu_call call;         /* of a layer; one at a time */
 };
-
-static inline const struct moe_env *moe_cpu_env(const struct moe_cpu *cpu)
-{
-    return cpu->has_env ? &cpu->env : NULL;
-}
 
 static inline void *moe_cpu_address(const struct moe_view *view)
 {

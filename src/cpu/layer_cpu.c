@@ -14,7 +14,7 @@ enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc
                                    struct moe_layer_info *info, struct moe_error *error)
 {
     const struct moe_cpu *cpu = self;
-    struct layer *layer = moe_alloc(moe_cpu_env(cpu), sizeof *layer);
+    struct layer *layer = moe_alloc(&cpu->env, sizeof *layer);
     *state = layer;
     if (layer == NULL)
         return moe_fail(error, MOE_ERR_MEMORY, "cpu: no memory for a layer");
@@ -31,7 +31,7 @@ void moe_layer_cpu_close(void *state)
 {
     struct layer *layer = state;
     if (layer != NULL)
-        moe_free(moe_cpu_env(layer->cpu), layer, sizeof *layer);
+        moe_free(&layer->cpu->env, layer, sizeof *layer);
 }
 
 /* ---- a call ---- */

@@ -39,7 +39,7 @@ struct worker {
 
 struct moe_threads {
     struct moe_env env;
-    bool has_env, team;
+    bool team;
     size_t count, num_workers;
     struct worker *workers;
     void (*parallel_for)(void *user, size_t count, void (*task)(void *arg, size_t i), void *arg);
@@ -237,11 +237,6 @@ static bool start_workers(struct moe_threads *threads)
     return ok;
 }
 
-static const struct moe_env *env_of(const struct moe_threads *threads)
-{
-    return threads->has_env ? &threads->env : NULL;
-}
-
 static bool own_workers(const struct moe_threads *threads)
 {
     return !threads->team && threads->parallel_for == NULL && threads->count > 1;
@@ -250,9 +245,8 @@ static bool own_workers(const struct moe_threads *threads)
 static void free_threads(struct moe_threads *threads)
 {
     struct moe_env env = threads->env;
-    bool has_env = threads->has_env;
-    moe_free(env_of(threads), threads->workers, (threads->count - 1) * sizeof *threads->workers);
-    moe_free(has_env ? &env : NULL, threads, sizeof *threads);
+    moe_free(&env, threads->workers, (threads->count - 1) * sizeof *threads->workers);
+    moe_free(&env, threads, sizeof *threads);
 }
 
 void moe_threads_close(struct moe_threads *threads)
@@ -272,10 +266,8 @@ static struct moe_threads *alloc_threads(const struct moe_env *env, const struct
     struct moe_threads *threads = moe_alloc(env, sizeof *threads);
     if (threads == NULL)
         return NULL;
-    if (env != NULL) {
+    if (env != NULL)
         threads->env = *env;
-        threads->has_env = true;
-    }
     threads->count = count;
     threads->spin_ns = count <= cpus ? SPIN_NS : 0;
     if (params != NULL) {
