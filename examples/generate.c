@@ -97,7 +97,7 @@ struct engine {
     struct moe_context *ctx;
     const char *architecture;
     bool gguf;
-    size_t num_blocks, hidden_size, vocab_size, num_heads, num_kv_heads, head_dim, rotary_dims;
+    size_t num_blocks, context, hidden_size, vocab_size, num_heads, num_kv_heads, head_dim, rotary_dims;
     size_t q_size, kv_size;     /* values of all heads */
     double norm_eps, rope_theta;
     int32_t end_token;
@@ -193,6 +193,7 @@ static void read_settings(struct engine *e)
     if (e->num_heads % e->num_kv_heads || e->rotary_dims > e->head_dim || e->rotary_dims % 2)
         die(CODE_INPUT, "%zu heads over %zu, %zu values of a head rotated: not possible", e->num_heads,
             e->num_kv_heads, e->rotary_dims);
+    e->context = setting_size(e, "max_position_embeddings", "context_length", 1 << 20);
     const char *end = e->gguf ? "tokenizer.ggml.eos_token_id" : "eos_token_id";
     bool has_end = moe_model_metadata_find(e->model, end, &value) == MOE_OK && value.kind == MOE_VALUE_INT;
     e->end_token = has_end ? (int32_t)value.integer : -1;
@@ -341,10 +342,7 @@ static void forward(struct engine *e, const int32_t *ids, size_t num_tokens, boo
         rms_norm(e->normed, e->hidden, &b->weights[ATTENTION_NORM], num_tokens, e->norm_eps);
         run_attention(e, b, num_tokens);
         rms_norm(e->normed, e->hidden, &b->weights[FFN_NORM], num_tokens, e->norm_eps);
-        if (b->layer)
-            run_experts(e, b, num_tokens);
-        else
-            run_dense(e, b, num_tokens);
+        (b->layer ? run_experts : run_dense)(e, b, num_tokens);
     }
     e->position += num_tokens;
     rms_norm(e->normed, e->hidden + first * hidden, &e->output_norm, num_tokens - first, e->norm_eps);
@@ -357,20 +355,22 @@ static void grow(float **buffer, size_t count)
     *buffer = allocate(count, sizeof **buffer);
 }
 
-/* Room for texts of capacity tokens: all the memory that forwards need. One workspace, sized for the largest call,
- * serves all layers. */
-static void reserve(struct engine *e, size_t capacity)
+/* Room for texts of capacity tokens, num_logits of them with logits: all the memory that forwards need. One workspace,
+ * sized for the largest call, serves all layers. */
+static void reserve(struct engine *e, size_t capacity, size_t num_logits)
 {
     size_t dense = 0, bytes = 0, block_bytes;
     if (capacity <= e->capacity)
         return;
+    if (capacity > e->context)
+        die(CODE_INPUT, "%zu tokens, but the model's context has %zu", capacity, e->context);
     e->capacity = capacity;
     grow(&e->hidden, capacity * e->hidden_size);
     grow(&e->normed, capacity * e->hidden_size);
     grow(&e->q, capacity * e->q_size);
     grow(&e->attended, capacity * e->q_size);
     grow(&e->scores, capacity);
-    grow(&e->logits, capacity * e->vocab_size);
+    grow(&e->logits, num_logits * e->vocab_size);
     for (size_t i = 0; i < e->num_blocks; i++) {
         struct block *b = &e->blocks[i];
         grow(&b->keys, capacity * e->kv_size);
@@ -413,7 +413,7 @@ static size_t write_text(struct engine *e, const struct tokenizer *tokenizer, co
     uint64_t state = (uint64_t)options->seed;
     size_t count = tokenizer_encode(tokenizer, prompt, ids), end = count + more;
     check_ids(e, ids, count, "the prompt");
-    reserve(e, end);
+    reserve(e, end, 1);
     e->position = 0;
     if (out)
         fputs(prompt, out);
@@ -464,7 +464,7 @@ static void run_loss(struct engine *e, const char *path)
     size_t rows = tensor.shape[0], n = tensor.shape[1];
     int32_t *ids = allocate(n, sizeof *ids);
     double loss = 0;
-    reserve(e, n - 1);
+    reserve(e, n - 1, n - 1);
     for (size_t r = 0; r < rows; r++) {
         memcpy(ids, (const char *)data + r * n * sizeof *ids, n * sizeof *ids);
         check_ids(e, ids, n, path);

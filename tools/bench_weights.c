@@ -42,6 +42,7 @@ struct part {
     unsigned char *pool;
 };
 
+/* 0: too many for an address. */
 static size_t stack_bytes(const struct part *part, size_t num_experts)
 {
     size_t bytes = 0;
@@ -134,11 +135,15 @@ int bench_weights_make(struct bench_weights *w, const struct bench_shape *shape,
                             {.format = format, .rows = shape->intermediate_size, .cols = shape->hidden_size},
                             {.format = down, .rows = shape->hidden_size, .cols = shape->intermediate_size}};
     for (size_t p = 0; p < 3; p++) {
+        unsigned block = (unsigned)moe_format_info(parts[p].format)->block_values;
+        if (parts[p].cols % block)
+            return tool_fail(TOOL_USAGE, "moe bench: %s needs rows of whole blocks (%u values), not %zu columns",
+                             describe_format(parts[p].format), block, parts[p].cols);
         size_t bytes = stack_bytes(&parts[p], shape->num_experts);
         if (!bytes)
-            return tool_fail(TOOL_USAGE, "moe bench: %s needs rows of whole blocks (%u values), not %zu columns",
-                             describe_format(parts[p].format), (unsigned)moe_format_info(parts[p].format)->block_values,
-                             parts[p].cols);
+            return tool_fail(TOOL_USAGE, "moe bench: --shape: %zu experts of %zu x %zu %s values are more bytes than "
+                             "can be addressed", shape->num_experts, parts[p].rows, parts[p].cols,
+                             describe_format(parts[p].format));
         parts[p].offset = (size_t)w->layer_bytes;
         w->layer_bytes += bytes;
         w->expert_bytes += parts[p].rows * (uint64_t)moe_format_row_bytes(parts[p].format, parts[p].cols);

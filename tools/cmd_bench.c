@@ -9,6 +9,8 @@
 
 #include "bench_weights.h"
 #include "describe.h"
+#include "guard.h"
+#include "json_value.h"
 #include "options.h"
 #include "oracle.h"
 #include "plot_svg.h"
@@ -321,14 +323,15 @@ static void print_cell(struct bench *bench, const struct cell *cell)
         snprintf(shape, sizeof shape, "%zu,%zu,%zu,%zu", s->hidden_size, s->intermediate_size, s->num_experts,
                  s->top_k);
         json_t *line = json_pack(
-            "{s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f}", "library", "libmoe",
+            "{s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o}", "library", "libmoe",
             "shape", shape, "type", describe_format(w->format), "down", describe_format(w->down), "tokens",
             (json_int_t)cell->tokens, "threads", (json_int_t)bench->threads, "backend", bench->backend, "level",
-            bench->session.level, "median_ms", 1e3 * cell->median, "min_ms", 1e3 * cell->least, "calls",
-            (json_int_t)cell->calls, "unique_expert_bytes", (json_int_t)cell->unique_bytes, "GB_s", rate / 1e9,
-            "read_GB_s", cell->read / 1e9, "ratio_to_read", ratio, "GFLOP_s", flops / cell->median / 1e9);
-        json_object_set_new(line, "rel_error",
-                            bench->error && isfinite(cell->error) ? json_real(cell->error) : json_null());
+            bench->session.level, "median_ms", json_value_number(1e3 * cell->median), "min_ms",
+            json_value_number(1e3 * cell->least), "calls", (json_int_t)cell->calls, "unique_expert_bytes",
+            (json_int_t)cell->unique_bytes, "GB_s", json_value_number(rate / 1e9), "read_GB_s",
+            json_value_number(cell->read / 1e9), "ratio_to_read", json_value_number(ratio), "GFLOP_s",
+            json_value_number(flops / cell->median / 1e9));
+        json_object_set_new(line, "rel_error", json_value_number(bench->error ? cell->error : NAN));
         json_dumpf(line, stdout, JSON_REAL_PRECISION(6));
         putchar('\n');
         json_decref(line);
@@ -442,7 +445,7 @@ static const struct moe_format_info *weight_format(const char *name)
 
 static bool parse_formats(struct bench *bench, const char *text)
 {
-    while (*text) {
+    for (bool more = true; more;) {
         char name[32];
         size_t length = strcspn(text, ",");
         snprintf(name, sizeof name, "%.*s", (int)(length < 31 ? length : 31), text);
@@ -454,7 +457,8 @@ static bool parse_formats(struct bench *bench, const char *text)
             return false;
         }
         bench->formats[bench->num_formats++] = info->format;
-        text += length + (text[length] == ',');
+        more = text[length] == ',';
+        text += length + more;
     }
     return true;
 }
@@ -470,6 +474,8 @@ static int check_options(struct bench *bench, const char *model, const char *sha
     if (shape && options_sizes(shape, sizes, 5) != 4)
         return tool_fail(TOOL_USAGE,
                          "moe bench: --shape takes four numbers, hidden,intermediate,experts,top-k; not '%s'", shape);
+    if (shape && sizes[2] > MOE_MAX_EXPERTS)
+        return tool_fail(TOOL_USAGE, "moe bench: --shape: %zu experts are more than %d", sizes[2], MOE_MAX_EXPERTS);
     if (shape && sizes[3] > sizes[2])
         return tool_fail(TOOL_USAGE, "moe bench: --shape: top-k %zu is more than %zu experts", sizes[3], sizes[2]);
     if (shape && !format)
@@ -486,6 +492,9 @@ static int check_options(struct bench *bench, const char *model, const char *sha
     for (size_t i = 0; i < bench->num_tokens; i++)
         if (bench->tokens[i] > 1048576)
             return tool_fail(TOOL_USAGE, "moe bench: --tokens: %zu is more than 1048576", bench->tokens[i]);
+    if (bench->plot && (guard_other_kind(bench->plot, ".svg") || (model && guard_of_model(model, bench->plot))))
+        return tool_fail(TOOL_USAGE, "moe bench: --plot: %s is no .svg or is a file of the model; choose another name",
+                         bench->plot);
     if (bench->cold_bytes > 1e15 || bench->threads > 65536)
         return tool_fail(TOOL_USAGE, "moe bench: --cold-bytes or --threads is out of all proportion");
     return TOOL_OK;

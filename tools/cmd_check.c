@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "describe.h"
+#include "json_value.h"
 #include "matrix.h"
 #include "options.h"
 #include "oracle.h"
@@ -79,8 +80,10 @@ static int take_floats(struct check *check, size_t layer, const char *name, size
     struct moe_tensor tensor;
     if (moe_model_tensor_find(check->data, key, &tensor) != MOE_OK)
         return TOOL_OK;
-    if (tensor.num_dims != 2 || tensor.shape[1] != cols || (*rows && tensor.shape[0] != *rows))
-        return tool_fail(TOOL_INPUT, "%s: tensor '%s' does not have %zu values a token", check->reference, key, cols);
+    if (tensor.num_dims != 2 || tensor.shape[0] == 0 || tensor.shape[1] != cols ||
+        (*rows && tensor.shape[0] != *rows))
+        return tool_fail(TOOL_INPUT, "%s: tensor '%s' is not of %zu values a token, of at least one token, and of as "
+                         "many as the layer's other tensors", check->reference, key, cols);
     if (!tensor.format || (tensor.format->format != MOE_FORMAT_F32 && tensor.format->format != MOE_FORMAT_F16 &&
                            tensor.format->format != MOE_FORMAT_BF16))
         return tool_fail(TOOL_INPUT, "%s: tensor '%s' must hold f32, f16 or bf16 values", check->reference, key);
@@ -277,20 +280,15 @@ static int check_forward(struct check *check, const struct moe_layer *layer, con
 
 /* ---- reporting ---- */
 
-static json_t *number(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static void report(struct check *check, size_t layer, const struct record *record, const struct verdict *verdict)
 {
     if (check->json) {
         json_array_append_new(check->lines,
             json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:s, s:b}", "layer", (json_int_t)layer, "tokens",
-                      (json_int_t)record->num_tokens, "error", number(verdict->error), "nmse", number(verdict->nmse),
-                      "tolerance", number(verdict->tolerance), "ids_agree",
+                      (json_int_t)record->num_tokens, "error", json_value_number(verdict->error), "nmse",
+                      json_value_number(verdict->nmse), "tolerance", json_value_number(verdict->tolerance), "ids_agree",
                       verdict->has_ids ? json_integer((json_int_t)verdict->ids_agree) : json_null(), "weights_ulp",
-                      verdict->has_weights ? number(verdict->ulp) : json_null(), "format",
+                      verdict->has_weights ? json_value_number(verdict->ulp) : json_null(), "format",
                       describe_format(verdict->coarsest), "passed", verdict->passed));
         return;
     }
@@ -376,15 +374,17 @@ static int finish(struct check *check)
         return tool_fail(TOOL_INPUT, "%s: holds no layerN.x with layerN.out for an MoE layer of %s", check->reference,
                          check->model);
     if (check->json) {
-        json_t *all = json_pack("{s:s, s:s, s:s, s:s, s:O, s:I, s:I, s:I, s:b}", "model", check->model, "reference",
-                                check->reference, "backend", check->backend, "level", check->session.level, "layers",
-                                check->lines, "checked", (json_int_t)check->num_checked, "failed",
+        json_t *all = json_pack("{s:o, s:o, s:s, s:s, s:O, s:I, s:I, s:I, s:b}", "model", json_value_text(check->model),
+                                "reference", json_value_text(check->reference), "backend", check->backend,
+                                "level", check->session.level, "layers", check->lines, "checked",
+                                (json_int_t)check->num_checked, "failed",
                                 (json_int_t)check->num_failed, "without_reference", (json_int_t)check->num_missing,
                                 "passed", check->num_failed == 0);
-        if (!all || json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) != 0)
+        bool printed = all && json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0;
+        json_decref(all);
+        if (!printed)
             return tool_fail(TOOL_INPUT, "out of memory, or standard output cannot be written");
         putchar('\n');
-        json_decref(all);
         return check->num_failed ? TOOL_FAILED : TOOL_OK;
     }
     if (check->num_missing)

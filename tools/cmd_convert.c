@@ -4,11 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "convert.h"
 #include "describe.h"
+#include "guard.h"
 #include "options.h"
 #include "progress.h"
 
@@ -27,7 +27,7 @@ static const char about[] =
     "halves: there, and only there, the rows of attn_q and attn_k are reordered, so that attention computes the same.\n"
     "A model whose layers llama.cpp's keys cannot describe (an activation that is not the architecture's, dense\n"
     "layers where it has none) is refused.\n"
-    "OUT appears when it is complete; until then it has another name in the same folder.";
+    "OUT appears when it is complete; until then it has another name in the same folder. It must not be a file of IN.";
 
 static const char examples[] =
     "  moe convert models/bard bard.gguf --format q8_0\n"
@@ -195,14 +195,6 @@ static void report(const struct convert *convert)
                   describe_format(plan->requantised));
 }
 
-/* Whether two paths are one file, which writing would destroy. */
-static bool same_file(const char *a, const char *b)
-{
-    struct stat first, second;
-    return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-           first.st_ino == second.st_ino;
-}
-
 static int make_plan(struct convert *convert)
 {
     const struct moe_model_info *info = &convert->session.info;
@@ -225,8 +217,9 @@ static int make_plan(struct convert *convert)
 
 static int run(struct convert *convert)
 {
-    if (same_file(convert->in, convert->out))
-        return tool_fail(TOOL_USAGE, "moe convert: IN and OUT are the same file");
+    if (guard_of_model(convert->in, convert->out))
+        return tool_fail(TOOL_USAGE, "moe convert: OUT, %s, would be a file of IN, %s; choose another name",
+                         convert->out, convert->in);
     int code = session_open(&convert->session, NULL, 0, convert->in);
     if (code == TOOL_OK)
         code = make_plan(convert);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "describe.h"
+#include "json_value.h"
 #include "options.h"
 #include "session.h"
 
@@ -223,8 +224,9 @@ static json_t *json_of_model(const struct session *session, const char *path, co
     json_t *layers = json_array();
     for (size_t i = 0; i < info->num_blocks; i++)
         json_array_append_new(layers, json_of_block(i, &facts[i]));
-    return json_pack("{s:s, s:s?, s:s?, s:s, s:I, s:I, s:I, s:o}", "model", path, "architecture", info->architecture,
-                     "family", info->family, "container", info->container, "num_layers", (json_int_t)info->num_blocks,
+    return json_pack("{s:o, s:o, s:s?, s:s, s:I, s:I, s:I, s:o}", "model", json_value_text(path), "architecture",
+                     info->architecture ? json_value_text(info->architecture) : json_null(), "family", info->family,
+                     "container", info->container, "num_layers", (json_int_t)info->num_blocks,
                      "num_tensors", (json_int_t)info->num_tensors, "tensor_bytes", (json_int_t)info->tensor_bytes,
                      "layers", layers);
 }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "guard.h"
 #include "npy.h"
 #include "options.h"
 #include "session.h"
@@ -120,6 +121,21 @@ static int run_layer(struct run *run, const char *model)
     return code;
 }
 
+/* Outputs that are one file, or files of the model. */
+static int check_outputs(const struct run *run, const char *model)
+{
+    const char *const names[] = {"--output", "--ids-out", "--weights-out"};
+    const char *const paths[] = {run->output, run->ids_out, run->weights_out};
+    for (size_t i = 0; i < 3; i++) {
+        for (size_t j = 0; j < i; j++)
+            if (guard_same(paths[i], paths[j]))
+                return tool_fail(TOOL_USAGE, "moe run: %s and %s are one file, %s", names[j], names[i], paths[i]);
+        if (paths[i] && guard_of_model(model, paths[i]))
+            return tool_fail(TOOL_USAGE, "moe run: %s: %s would be a file of the model", names[i], paths[i]);
+    }
+    return TOOL_OK;
+}
+
 int cmd_run(int argc, char **argv)
 {
     struct run run = {.layer = SIZE_MAX, .backend = "cpu"};
@@ -148,7 +164,9 @@ int cmd_run(int argc, char **argv)
         return tool_fail(TOOL_USAGE, "moe run needs %s; `moe run --help` explains", missing);
     if (!run.ids != !run.weights)
         return tool_fail(TOOL_USAGE, "moe run: --ids and --weights go together");
-    int code = run_layer(&run, model);
+    int code = check_outputs(&run, model);
+    if (code == TOOL_OK)
+        code = run_layer(&run, model);
     npy_free(&run.x);
     npy_free(&run.router_x);
     npy_free(&run.given_ids);

@@ -253,6 +253,15 @@ int convert_metadata(struct gguf_header *header, struct session *session, const 
 
 /* ---- from a GGUF file ---- */
 
+/* Above 2^63 the reader gives a u64 as a float; the nearest one to 2^64 would not fit back. */
+static void put_number(struct gguf_header *header, enum gguf_type type, const struct moe_value *value)
+{
+    int64_t integer = value->kind == MOE_VALUE_BOOL ? value->boolean : value->integer;
+    if (value->kind == MOE_VALUE_FLOAT && type == GGUF_U64)
+        integer = (int64_t)(value->number >= 18446744073709551615.0 ? UINT64_MAX : (uint64_t)value->number);
+    gguf_put_number(header, type, integer, value->number);
+}
+
 static int copy_value(struct gguf_header *header, struct session *session, const char *key,
                       const struct moe_value *value)
 {
@@ -271,16 +280,11 @@ static int copy_value(struct gguf_header *header, struct session *session, const
             if (item.kind == MOE_VALUE_STRING)
                 gguf_put_string(header, item.string, item.length);
             else
-                gguf_put_number(header, (enum gguf_type)value->gguf_type,
-                                item.kind == MOE_VALUE_BOOL ? item.boolean : item.integer, item.number);
+                put_number(header, (enum gguf_type)value->gguf_type, &item);
         }
     } else if (value->gguf_type <= GGUF_F64) {
         gguf_begin(header, key, (enum gguf_type)value->gguf_type);
-        /* Above 2^63 the reader gives a u64 as a float; the nearest one to 2^64 would not fit back. */
-        int64_t integer = value->kind == MOE_VALUE_BOOL ? value->boolean : value->integer;
-        if (value->kind == MOE_VALUE_FLOAT && value->gguf_type == GGUF_U64)
-            integer = (int64_t)(value->number >= 18446744073709551615.0 ? UINT64_MAX : (uint64_t)value->number);
-        gguf_put_number(header, (enum gguf_type)value->gguf_type, integer, value->number);
+        put_number(header, (enum gguf_type)value->gguf_type, value);
     }
     return TOOL_OK;
 }

@@ -95,6 +95,8 @@ static void weigh(const struct moe_routing *routing, enum moe_score kind, const 
         divisor = sum + eps;
     else if (routing->renorm == MOE_RENORM_CLAMP_EPS)
         divisor = fmax(sum, eps);
+    if (divisor == 0 || !isfinite(divisor))
+        divisor = 1;
     double scale = routing->scale != 0 ? routing->scale : 1;
     for (size_t k = 0; k < top_k; k++)
         weights[k] = weights[k] / divisor * scale;

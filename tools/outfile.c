@@ -54,16 +54,42 @@ static bool fail(struct outfile *out, const char *what)
     return false;
 }
 
-static bool open_temporary(struct outfile *out)
+static void free_names(struct outfile *out)
+{
+    free(out->target);
+    free(out->temporary);
+    out->target = out->temporary = NULL;
+}
+
+static bool name_files(struct outfile *out, bool there)
 {
     static const char suffix[] = ".tmp-XXXXXX";
-    out->temporary = tool_alloc(strlen(out->path) + sizeof suffix, 1);
+    out->target = there ? realpath(out->path, NULL) : strdup(out->path);
+    if (!out->target)
+        return fail(out, "found");
+    out->temporary = tool_alloc(strlen(out->target) + sizeof suffix, 1);
     if (!out->temporary) {
         out->failed = true;
+        free_names(out);
         return false;
     }
-    strcpy(out->temporary, out->path);
+    strcpy(out->temporary, out->target);
     strcat(out->temporary, suffix);
+    return true;
+}
+
+static mode_t new_mode(void)
+{
+    mode_t mask = umask(0);
+    umask(mask);
+    return 0666 & ~mask;
+}
+
+/* old_file: what is replaced; NULL: nothing is there. */
+static bool open_temporary(struct outfile *out, const struct stat *old_file)
+{
+    if (!name_files(out, old_file != NULL))
+        return false;
     watch_signals();
     sigset_t old;
     hold_signals(true, &old);
@@ -72,14 +98,12 @@ static bool open_temporary(struct outfile *out)
         unfinished = out->temporary;
     hold_signals(false, &old);
     if (fd < 0) {
-        free(out->temporary);
-        out->temporary = NULL;
-        return fail(out, "created");
+        fail(out, "created");
+        free_names(out);
+        return false;
     }
-    mode_t mask = umask(0);
-    umask(mask);
     out->file = fdopen(fd, "wb");
-    if (fchmod(fd, 0666 & ~mask) == 0 && out->file)
+    if (fchmod(fd, old_file ? old_file->st_mode & 0777 : new_mode()) == 0 && out->file)
         return true;
     fail(out, "created");
     if (!out->file)
@@ -92,8 +116,10 @@ bool outfile_open(struct outfile *out, const char *path)
 {
     *out = (struct outfile){.path = path};
     struct stat info;
-    if (stat(path, &info) != 0 || S_ISREG(info.st_mode))
-        return open_temporary(out);
+    if (stat(path, &info) != 0)
+        return open_temporary(out, NULL);
+    if (S_ISREG(info.st_mode))
+        return open_temporary(out, &info);
     if (S_ISDIR(info.st_mode)) {
         errno = EISDIR;
         return fail(out, "written");
@@ -139,14 +165,13 @@ bool outfile_commit(struct outfile *out)
         return true;
     sigset_t old;
     hold_signals(true, &old);
-    bool renamed = rename(out->temporary, out->path) == 0;
+    bool renamed = rename(out->temporary, out->target) == 0;
     if (renamed)
         unfinished = NULL;
     hold_signals(false, &old);
     if (!renamed)
         return fail(out, "put in place");
-    free(out->temporary);
-    out->temporary = NULL;
+    free_names(out);
     return true;
 }
 
@@ -162,6 +187,5 @@ void outfile_discard(struct outfile *out)
     unlink(out->temporary);
     unfinished = NULL;
     hold_signals(false, &old);
-    free(out->temporary);
-    out->temporary = NULL;
+    free_names(out);
 }

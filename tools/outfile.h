@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A file that appears whole or not at all: written under another name in the same folder, put in place at the end,
-// removed on an error, SIGINT or SIGTERM. A path that is no regular file (/dev/null, a pipe) is written directly.
+// removed on an error, SIGINT or SIGTERM. Links are followed, and a file that is replaced keeps its mode. A path that
+// is no regular file (/dev/null, a pipe) is written directly.
 #ifndef OUTFILE_H
 #define OUTFILE_H
 
@@ -11,7 +12,8 @@
 struct outfile {
     FILE *file;
     const char *path;       /* as given; must outlive the outfile */
-    char *temporary;        /* NULL: path is written directly */
+    char *target;           /* what path leads to, links followed */
+    char *temporary;        /* beside target; NULL: path is written directly */
     uint64_t written;
     bool failed;
 };

@@ -21,6 +21,8 @@ c=$("$generate" "$bard" --tokens 40 --temperature 1 --seed 8)
 "$generate" 2>/dev/null; [ $? = 2 ] || fail "no model: exit code"
 "$generate" "$bard" --tokens many 2>/dev/null; [ $? = 2 ] || fail "a bad number: exit code"
 "$generate" "$bard" --tokens 2>/dev/null; [ $? = 2 ] || fail "a missing value: exit code"
+problem=$("$generate" "$bard" --tokens 1000000000 2>&1); [ $? = 3 ] || fail "too many tokens: exit code"
+echo "$problem" | grep -q "context has 1024$" || fail "too many tokens: $problem"
 "$generate" "$bard/nowhere" 2>/dev/null; [ $? = 3 ] || fail "no such model: exit code"
 "$generate" "$bard" --prompt '' 2>/dev/null; [ $? = 3 ] || fail "an empty prompt: exit code"
 exit 0

@@ -100,6 +100,16 @@ wrong_usage()
     expect 2 bench --shape 64,64,8,2 --format i32
     expect 2 bench --shape 64,64,8,2 --format q4_k
     expect 2 bench --shape 64,64,8,2 --format f32 --tokens 0
+    expect 2 bench --shape 64,64,8,2 --format f32, --tokens 1
+    expect 2 bench --shape 64,64,8,2 --format ,f32 --tokens 1
+    expect 2 bench --shape 64,64,4097,2 --format f32 --tokens 1
+    said '4097 experts are more than 4096'
+    expect 2 bench --shape 4294967296,4294967296,8,2 --format f32 --tokens 1
+    said 'more bytes than can be addressed'
+    for outputs in '--ids-out y.npy' '--weights-out ./y.npy' '--ids-out w.npy --weights-out w.npy'; do
+        expect 2 run "$bard" --layer 0 --input x.npy --output y.npy $outputs
+        said 'are one file'
+    done
     expect 2 bench "$bard" --format f32
     expect 2 bench "$bard" --plot
     said '--plot needs a value: --plot FILE'
@@ -196,6 +206,68 @@ checks()
     said '^layer  1  FAIL'
 }
 
+# A reference without tokens, of more tokens than inputs, or of other widths compares nothing.
+hostile_references()
+{
+    for shapes in 'layer0.x 0 layer0.out 5' 'layer0.x 0 layer0.out 0' 'layer0.x 3 layer0.out 5' \
+        'layer0.x 3 layer0.out 3 layer0.router_x 0'; do
+        "$fixture" floats hostile.safetensors 256 $shapes || fail 'floats'
+        expect 3 check "$bard" --reference hostile.safetensors
+        said 'of at least one token'
+    done
+    "$fixture" floats hostile.safetensors 255 layer0.x 3 layer0.out 3
+    expect 3 check "$bard" --reference hostile.safetensors
+    said 'of 256 values a token'
+}
+
+# A path of other bytes than UTF-8 is no reason for JSON to fail.
+other_bytes()
+{
+    path=$(printf 'bard-\377\303')
+    ln -s "$bard" "$path" || return 0
+    for command in 'info --json --tensors' 'check --json'; do
+        expect 0 $command "$path"
+        "$fixture" json out model layers || fail "$command of a path that is no UTF-8"
+        said "$(printf 'bard-\357\277\275\357\277\275"')"
+    done
+}
+
+# unharmed ARGUMENTS...: the command is refused for its output, and all files of ./precious stay as they are.
+unharmed()
+{
+    cat precious/* | cksum >before
+    ls precious >>before
+    expect 2 "$@"
+    { cat precious/* | cksum; ls precious; } | cmp -s - before || fail "files were harmed by: moe $*"
+}
+
+# No command writes over the model that it reads, whatever the path says.
+models_are_safe()
+{
+    mkdir precious && cp "$bard"/*.json "$bard"/*.safetensors precious && chmod -R u+w precious || fail 'copy'
+    for name in model-00002-of-00002.safetensors config.json new.safetensors new.json; do
+        unharmed convert precious "precious/$name" --format f32
+        unharmed run precious --layer 0 --input x.npy --output "$PWD/precious/../precious/$name"
+    done
+    (cd precious && "$moe" convert . new.json --format f32 >../out 2>../err)
+    [ $? -eq 2 ] || fail 'convert of the current folder'
+    ln -s precious/config.json config.svg
+    unharmed convert precious config.svg --format f32
+    unharmed bench precious --tokens 1 --seconds 0.01 --plot config.svg
+    unharmed bench precious --tokens 1 --seconds 0.01 --plot precious/config.json
+    unharmed bench --shape 64,64,8,2 --format f32 --tokens 1 --seconds 0.01 --plot precious/config.json
+    expect 0 convert precious precious/own.gguf --format q4_0
+    expect 0 convert precious precious/own.gguf --format q8_0
+    unharmed bench precious/own.gguf --tokens 1 --seconds 0.01 --plot precious/own.gguf
+    unharmed run precious/own.gguf --layer 0 --input x.npy --output precious/own.gguf
+    for number in 1 2; do    # as names go: the model is not opened before
+        echo "part $number" >precious/split-0000$number-of-00002.gguf
+    done
+    unharmed convert precious/split-00001-of-00002.gguf precious/split-00002-of-00002.gguf --format f32
+    echo other >precious/split-00002-of-00003.gguf
+    expect 3 convert precious/split-00001-of-00002.gguf precious/split-00002-of-00003.gguf --format f32
+}
+
 # near FILE FILE LIMIT: the two arrays differ by less.
 near()
 {
@@ -222,6 +294,12 @@ runs()
     expect 0 run "$bard" --layer 1 --input nothing.npy --output y6.npy
     expect 0 run "$bard" --layer 1 --input x.npy --output /dev/null
     [ -c /dev/null ] || fail '/dev/null is no more'
+    mkdir -p elsewhere && echo old >elsewhere/y.npy && chmod 604 elsewhere/y.npy && ln -s elsewhere/y.npy link.npy
+    expect 0 run "$bard" --layer 1 --input x.npy --output link.npy
+    [ -L link.npy ] || fail 'a link to the output was replaced'
+    cmp -s y.npy elsewhere/y.npy || fail 'a link to the output was not followed'
+    [ "$(stat -c %a elsewhere/y.npy)" = 604 ] || fail 'a file that was replaced lost its mode'
+    ls elsewhere | grep -q '\.tmp-' && fail 'a temporary file was left'
     ls | grep -q '\.tmp-' && fail 'a temporary file was left'
     return 0
 }
@@ -340,6 +418,9 @@ converted_again()
     said 'already quantised'
     expect 0 check twice.gguf --reference "$bard/reference.safetensors"
     expect 2 convert twice.gguf twice.gguf --format f32
+    "$fixture" u64 bard-q8_0.gguf large.gguf && "$fixture" has-u64 large.gguf || fail 'u64'
+    expect 0 convert large.gguf large-again.gguf --format q8_0
+    "$fixture" has-u64 large-again.gguf || fail 'large numbers of the metadata were changed'
     expect 0 convert bard-q8_0.gguf one.gguf --format q8_0 --threads 1
     expect 0 convert bard-q8_0.gguf four.gguf --format q8_0 --threads 4
     cmp -s one.gguf four.gguf || fail 'the number of threads changes the file'
@@ -424,7 +505,10 @@ wrong_usage
 bad_input
 info_pages
 checks
+hostile_references
+other_bytes
 runs
+models_are_safe
 converted
 not_convertible
 layer_keys

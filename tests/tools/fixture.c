@@ -3,6 +3,7 @@
 // a value changed, comparison of arrays.
 #include <jansson.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,9 @@ static int usage(void)
         "fixture npy SAFETENSORS TENSOR OUT   a tensor as .npy\n"
         "fixture zeros OUT ROWS COLS DESCR    an array of zeros\n"
         "fixture doctor IN OUT TENSOR         the file with one value of the tensor negated and doubled\n"
+        "fixture floats OUT COLS [NAME ROWS]  a .safetensors file of f32 zeros\n"
+        "fixture u64 IN OUT                   the GGUF file with two large numbers more in its metadata\n"
+        "fixture has-u64 FILE                 FILE has these numbers\n"
         "fixture error A B                    print ||a - b|| / ||b|| of two .npy files of f32\n",
         stderr);
     return 2;
@@ -181,6 +185,73 @@ static int doctor(const char *in, const char *out, const char *name)
     return failed;
 }
 
+/* ---- files made by hand ---- */
+
+static int floats(const char *out, const char *cols, int argc, char **argv)
+{
+    char header[2048] = "{";
+    size_t at = 0, length = 1;
+    for (int i = 0; i + 1 < argc; i += 2) {
+        size_t size = strtoul(argv[i + 1], NULL, 10) * strtoul(cols, NULL, 10) * sizeof(float);
+        length += (size_t)snprintf(header + length, sizeof header - length,
+                                   "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%s,%s],\"data_offsets\":[%zu,%zu]}",
+                                   i ? "," : "", argv[i], argv[i + 1], cols, at, at + size);
+        at += size;
+        if (length + 16 > sizeof header)
+            return 1;
+    }
+    header[length++] = '}';
+    while (length % 8)
+        header[length++] = ' ';
+    uint64_t size = length;
+    void *data = calloc(at ? at : 1, 1);
+    FILE *file = fopen(out, "wb");
+    int failed = !data || !file || fwrite(&size, 1, sizeof size, file) != sizeof size ||
+                 fwrite(header, 1, length, file) != length || fwrite(data, 1, at, file) != at;
+    if (file)
+        failed = fclose(file) != 0 || failed;
+    free(data);
+    return failed;
+}
+
+/* A metadata entry of 64 bytes, so that the padding behind the header stays as it is: an array (9) of u64 (10). */
+static const unsigned char large[64] = {
+    24, 0, 0, 0, 0, 0, 0, 0, 't', 'e', 's', 't', '.', 'l', 'a', 'r', 'g', 'e', '.', 'n', 'u', 'm', 'b', 'e', 'r', 's',
+    '.', 'o', 'f', '.', '6', '4', 9, 0, 0, 0, 10, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+};
+
+static int add_large(const char *in, const char *out)
+{
+    size_t size;
+    uint64_t entries;
+    char *data = read_all(in, &size);
+    FILE *file = data && size > 24 ? fopen(out, "wb") : NULL;
+    if (!file) {
+        free(data);
+        return 1;
+    }
+    memcpy(&entries, data + 16, sizeof entries);
+    entries++;
+    memcpy(data + 16, &entries, sizeof entries);
+    int failed = fwrite(data, 1, 24, file) != 24 || fwrite(large, 1, sizeof large, file) != sizeof large ||
+                 fwrite(data + 24, 1, size - 24, file) != size - 24;
+    failed = fclose(file) != 0 || failed;
+    free(data);
+    return failed;
+}
+
+static int has_large(const char *path)
+{
+    size_t size;
+    char *data = read_all(path, &size);
+    int found = 0;
+    for (size_t at = 0; data && !found && at + sizeof large <= size; at++)
+        found = memcmp(data + at, large, sizeof large) == 0;
+    free(data);
+    return !found;
+}
+
 int main(int argc, char **argv)
 {
     if (argc >= 3 && strcmp(argv[1], "json") == 0)
@@ -191,6 +262,12 @@ int main(int argc, char **argv)
         return zeros(argv[2], argv[3], argv[4], argv[5]);
     if (argc == 5 && strcmp(argv[1], "doctor") == 0)
         return doctor(argv[2], argv[3], argv[4]);
+    if (argc >= 4 && strcmp(argv[1], "floats") == 0)
+        return floats(argv[2], argv[3], argc - 4, argv + 4);
+    if (argc == 4 && strcmp(argv[1], "u64") == 0)
+        return add_large(argv[2], argv[3]);
+    if (argc == 3 && strcmp(argv[1], "has-u64") == 0)
+        return has_large(argv[2]);
     if (argc == 4 && strcmp(argv[1], "error") == 0)
         return print_error(argv[2], argv[3]);
     return usage();
