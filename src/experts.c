@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "objects.h"
+#include "view.h"
 
 enum { PACK_ALIGN = 256, TILE_ROWS = 32 };
 
@@ -105,9 +106,7 @@ static enum moe_status check_matrix(struct moe_source *source, const char *name,
 static bool check_bias(struct moe_matrix *m, size_t num_experts, size_t rows)
 {
     size_t value = moe_format_row_bytes(m->bias.format, 1), row_bytes, bytes, end;
-    bool is_float =
-        m->bias.format == MOE_FORMAT_F32 || m->bias.format == MOE_FORMAT_F16 || m->bias.format == MOE_FORMAT_BF16;
-    if (!is_float)
+    if (!moe_view_is_float(m->bias.format))
         return false;
     if (m->bias_element_stride == 0)
         m->bias_element_stride = value;

@@ -5,13 +5,9 @@
 
 #include "compose.h"
 #include "objects.h"
+#include "view.h"
 
 /* ---- host copies of small matrices and vectors ---- */
-
-static bool is_float(enum moe_format format)
-{
-    return format == MOE_FORMAT_F32 || format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16;
-}
 
 /* A dense f32 copy of rows x cols values of a host view; NULL in *out if the view is absent. */
 static enum moe_status copy_host(const struct moe_env *env, float **out, const struct moe_view *view, size_t rows,
@@ -22,7 +18,7 @@ static enum moe_status copy_host(const struct moe_env *env, float **out, const s
     *out = NULL;
     if (view->base == NULL)
         return MOE_OK;
-    if (!is_float(view->format))
+    if (!moe_view_is_float(view->format))
         return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s is neither f32, f16 nor bf16", name);
     if (row_bytes == 0 || (rows > 1 && stride < row_bytes) || !moe_mul(&bytes, rows - 1, stride) ||
         !moe_add(&bytes, bytes, row_bytes) || bytes > view->size || !moe_add(&end, view->offset, view->size))

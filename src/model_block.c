@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "model.h"
+#include "view.h"
 
 enum { NAME_SIZE = 160, SHAPE_SIZE = 112, TYPE_SIZE = 32 };
 
@@ -138,7 +139,7 @@ static enum moe_status check_format(const struct build *b, const struct moe_arch
                         path, info->name, type);
     }
     enum moe_format format = info->format->format;
-    bool plain = format == MOE_FORMAT_F32 || format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16;
+    bool plain = moe_view_is_float(format);
     bool weights = format != MOE_FORMAT_I32 && format != MOE_FORMAT_I64;
     if (request->plain ? plain : weights && (plain || (request->layout & MOE_MLP_TRANSPOSED) == 0))
         return MOE_OK;

@@ -6,19 +6,11 @@
 
 static bool format_allowed(enum moe_format format, unsigned allow)
 {
-    switch (format) {
-    case MOE_FORMAT_F32:
-        return (allow & (MOE_ALLOW_F32 | MOE_ALLOW_FLOAT)) != 0;
-    case MOE_FORMAT_F16:
-    case MOE_FORMAT_BF16:
-        return (allow & MOE_ALLOW_FLOAT) != 0;
-    case MOE_FORMAT_I32:
+    if (moe_view_is_float(format))
+        return (allow & MOE_ALLOW_FLOAT) != 0 || (format == MOE_FORMAT_F32 && (allow & MOE_ALLOW_F32) != 0);
+    if (format == MOE_FORMAT_I32)
         return (allow & (MOE_ALLOW_INDEX | MOE_ALLOW_I32)) != 0;
-    case MOE_FORMAT_I64:
-        return (allow & (MOE_ALLOW_INDEX | MOE_ALLOW_I64)) != 0;
-    default:
-        return false;
-    }
+    return format == MOE_FORMAT_I64 && (allow & (MOE_ALLOW_INDEX | MOE_ALLOW_I64)) != 0;
 }
 
 bool moe_view_check(struct moe_view *view, size_t rows, size_t cols, unsigned allow, bool host_memory)

@@ -8,6 +8,12 @@
 
 #include "moe/backend.h"
 
+/* Formats of activations, router, biases: one float a value. */
+static inline bool moe_view_is_float(enum moe_format format)
+{
+    return format == MOE_FORMAT_F32 || format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16;
+}
+
 /* Sets of formats that a view may have. */
 enum {
     MOE_ALLOW_F32 = 1,
