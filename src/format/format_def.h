@@ -19,9 +19,6 @@ struct moe_format_def {
     size_t (*find_nonfinite)(const void *in, size_t num_blocks);
 };
 
-/* The definition of a format of weights, or NULL. */
-const struct moe_format_def *moe_format_def(enum moe_format format);
-
 /* src/format/<name>.c defines moe_format_def_<NAME> */
 #define MOE_FORMAT_DECLARE(id, NAME, name, values, bytes) extern const struct moe_format_def moe_format_def_##NAME;
 MOE_FORMAT_MAP(MOE_FORMAT_DECLARE)

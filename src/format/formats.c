@@ -61,12 +61,6 @@ const struct moe_format_info *moe_format_find(const char *name)
     return NULL;
 }
 
-const struct moe_format_def *moe_format_def(enum moe_format format)
-{
-    const struct format_row *row = find_row(format);
-    return row ? row->def : NULL;
-}
-
 size_t moe_format_row_bytes(enum moe_format format, size_t cols)
 {
     const struct format_row *row = find_row(format);
