@@ -62,11 +62,12 @@ static enum moe_status window_row(struct moe_context *ctx, struct moe_window *wi
 
 /* ---- reading ---- */
 
-enum moe_status moe_compose_host_dots(struct moe_context *ctx, const struct moe_view *x, const float *matrix,
-                                      size_t rows, size_t cols, double *y)
+/* squares: MOE_ROUTE_LANES sums of squares of x, NULL: not wanted. */
+static enum moe_status host_dots(struct moe_context *ctx, const struct moe_view *x, const float *matrix, size_t rows,
+                                 size_t cols, double *y, double *squares)
 {
     unsigned char bytes[CHUNK_VALUES * sizeof(float)];
-    double chunk[CHUNK_VALUES];
+    float chunk[CHUNK_VALUES];
     size_t value = value_bytes(x);
     for (size_t c0 = 0; c0 < cols; c0 += CHUNK_VALUES) {
         size_t n = cols - c0 < CHUNK_VALUES ? cols - c0 : CHUNK_VALUES;
@@ -75,37 +76,68 @@ enum moe_status moe_compose_host_dots(struct moe_context *ctx, const struct moe_
         part.size -= c0 * value;
         MOE_TRY(moe_mem_read(ctx, bytes, &part, n * value));
         for (size_t c = 0; c < n; c++)
-            chunk[c] = (double)load_float(x->format, bytes + c * value);
+            chunk[c] = load_float(x->format, bytes + c * value);
+        if (squares != NULL)
+            moe_route_squares(squares, chunk, n);
         for (size_t r = 0; r < rows; r++) {
             const float *row = matrix + r * cols + c0;
             double sum = 0.0;
             for (size_t c = 0; c < n; c++)
-                sum += (double)row[c] * chunk[c];
+                sum += (double)row[c] * (double)chunk[c];
             y[r] += sum;
         }
     }
     return MOE_OK;
 }
 
+enum moe_status moe_compose_host_dots(struct moe_context *ctx, const struct moe_view *x, const float *matrix,
+                                      size_t rows, size_t cols, double *y)
+{
+    return host_dots(ctx, x, matrix, rows, cols, y, NULL);
+}
+
+/* The layer's router: its norm, its bias. */
+static enum moe_status compute_logits(const struct moe_compose_call *call, size_t t, double *logits)
+{
+    const struct moe_router *router = call->desc->router;
+    const struct moe_view *x = call->io->router_x.base != NULL ? &call->io->router_x : &call->io->x;
+    struct moe_view row = moe_view_row(x, t);
+    size_t num_experts = call->desc->num_experts, hidden_size = call->desc->hidden_size;
+    double squares[MOE_ROUTE_LANES] = {0};
+    bool biased = router->host_bias != NULL && !router->norm;
+    for (size_t e = 0; e < num_experts; e++)
+        logits[e] = biased ? (double)router->host_bias[e] : 0.0;
+    MOE_TRY(host_dots(call->ctx, &row, router->host_matrix, num_experts, hidden_size, logits,
+                      router->norm ? squares : NULL));
+    if (router->norm)
+        moe_route_norm(router, logits, squares, hidden_size);
+    return MOE_OK;
+}
+
 static enum moe_status read_logits(struct moe_routing_reader *reader, size_t t, double *logits)
 {
     const struct moe_compose_call *call = reader->call;
-    const struct moe_router *router = call->desc->router;
-    size_t num_experts = call->desc->num_experts;
-    if (reader->logits.buffer == NULL) {
-        const struct moe_view *x = call->io->router_x.base != NULL ? &call->io->router_x : &call->io->x;
-        struct moe_view row = moe_view_row(x, t);
-        for (size_t e = 0; e < num_experts; e++)
-            logits[e] = router->host_bias != NULL ? (double)router->host_bias[e] : 0.0;
-        return moe_compose_host_dots(call->ctx, &row, router->host_matrix, num_experts,
-                                     call->desc->experts->hidden_size, logits);
-    }
+    if (reader->logits.buffer == NULL)
+        return compute_logits(call, t, logits);
     const unsigned char *row;
     size_t value = value_bytes(reader->logits.view);
     MOE_TRY(window_row(call->ctx, &reader->logits, t, &row));
-    for (size_t e = 0; e < num_experts; e++)
+    for (size_t e = 0; e < call->desc->num_experts; e++)
         logits[e] = (double)load_float(reader->logits.view->format, row + e * value);
     return MOE_OK;
+}
+
+/* Value i of a row of i32 or i64. */
+static int64_t load_integer(enum moe_format format, const unsigned char *row, size_t i)
+{
+    int32_t narrow;
+    int64_t wide;
+    if (format == MOE_FORMAT_I32) {
+        memcpy(&narrow, row + i * sizeof narrow, sizeof narrow);
+        return narrow;
+    }
+    memcpy(&wide, row + i * sizeof wide, sizeof wide);
+    return wide;
 }
 
 static enum moe_status read_given(struct moe_routing_reader *reader, size_t t, struct moe_routed *routed)
@@ -117,14 +149,7 @@ static enum moe_status read_given(struct moe_routing_reader *reader, size_t t, s
     if (reader->weights.buffer != NULL)
         MOE_TRY(window_row(call->ctx, &reader->weights, t, &weights));
     for (size_t k = 0; k < call->io->top_k; k++) {
-        int32_t narrow;
-        int64_t id;
-        if (reader->ids.view->format == MOE_FORMAT_I32) {
-            memcpy(&narrow, ids + k * sizeof narrow, sizeof narrow);
-            id = narrow;
-        } else {
-            memcpy(&id, ids + k * sizeof id, sizeof id);
-        }
+        int64_t id = load_integer(reader->ids.view->format, ids, k);
         bool in_range = id >= 0 && (uint64_t)id < call->desc->num_experts;
         scratch->ids[k] = in_range ? (int32_t)id : -1;
         routed->empty += !in_range;
@@ -133,6 +158,37 @@ static enum moe_status read_given(struct moe_routing_reader *reader, size_t t, s
             scratch->weights[k] =
                 load_float(reader->weights.view->format, weights + k * value_bytes(reader->weights.view));
     }
+    return MOE_OK;
+}
+
+static void leave_empty(struct moe_host_scratch *scratch, size_t top_k)
+{
+    for (size_t k = 0; k < top_k; k++) {
+        scratch->ids[k] = -1;
+        scratch->weights[k] = 0.0f;
+    }
+}
+
+static enum moe_status read_routed(struct moe_routing_reader *reader, size_t t, struct moe_routed *routed)
+{
+    const struct moe_compose_call *call = reader->call;
+    const struct moe_router *router = call->desc->router;
+    struct moe_host_scratch *scratch = &call->ctx->scratch;
+    const int32_t *chosen = NULL;
+    size_t top_k = call->io->top_k;
+    if (router->hash_table != NULL) {
+        const unsigned char *token;
+        MOE_TRY(window_row(call->ctx, &reader->token_ids, t, &token));
+        chosen = moe_route_hash(router, load_integer(reader->token_ids.view->format, token, 0));
+        if (chosen == NULL) {
+            leave_empty(scratch, top_k);
+            routed->empty = top_k;
+            return MOE_OK;
+        }
+    }
+    MOE_TRY(read_logits(reader, t, scratch->logits));
+    routed->finite =
+        moe_route_row(router, scratch->logits, chosen, top_k, scratch->ids, scratch->weights, scratch->route);
     return MOE_OK;
 }
 
@@ -145,6 +201,7 @@ enum moe_status moe_compose_open_routing(struct moe_routing_reader *reader, cons
     open_window(&reader->logits, call, 0, &io->logits, num_experts);
     open_window(&reader->ids, call, 1, &io->ids, io->top_k);
     open_window(&reader->weights, call, 2, &io->weights, io->top_k);
+    open_window(&reader->token_ids, call, 3, &io->token_ids, 1);
     memset(scratch->counts, 0, num_experts * sizeof *scratch->counts);
     if (io->expert_map.base != NULL)
         MOE_TRY(moe_mem_read(call->ctx, scratch->map, &io->expert_map, num_experts * sizeof *scratch->map));
@@ -162,21 +219,12 @@ enum moe_status moe_compose_read_routing(struct moe_routing_reader *reader, size
 {
     const struct moe_compose_call *call = reader->call;
     struct moe_host_scratch *scratch = &call->ctx->scratch;
-    size_t top_k = call->io->top_k;
     *routed = (struct moe_routed){.ids = scratch->ids, .weights = scratch->weights, .finite = true};
     if (t >= reader->live_tokens) {
-        for (size_t k = 0; k < top_k; k++) {
-            scratch->ids[k] = -1;
-            scratch->weights[k] = 0.0f;
-        }
+        leave_empty(scratch, call->io->top_k);
         return MOE_OK;
     }
-    if (reader->ids.buffer != NULL)
-        return read_given(reader, t, routed);
-    MOE_TRY(read_logits(reader, t, scratch->logits));
-    routed->finite =
-        moe_route_row(call->desc->router, scratch->logits, top_k, scratch->ids, scratch->weights, scratch->route);
-    return MOE_OK;
+    return reader->ids.buffer != NULL ? read_given(reader, t, routed) : read_routed(reader, t, routed);
 }
 
 enum moe_status moe_compose_check_strict(struct moe_routing_reader *reader)
@@ -199,6 +247,8 @@ int32_t moe_compose_matrix(const struct moe_compose_call *call, int32_t id)
     if (id < 0)
         return -1;
     int32_t matrix = call->io->expert_map.base != NULL ? call->ctx->scratch.map[id] : id;
+    if ((size_t)id >= call->desc->num_experts - call->desc->num_zero_experts)
+        return call->io->expert_map.base != NULL && matrix == -1 ? -1 : (int32_t)call->experts_present;
     return matrix >= 0 && (size_t)matrix < call->experts_present ? matrix : -1;
 }
 

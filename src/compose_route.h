@@ -16,7 +16,7 @@ struct moe_window {
 
 struct moe_routing_reader {
     const struct moe_compose_call *call;
-    struct moe_window logits, ids, weights;
+    struct moe_window logits, ids, weights, token_ids;
     size_t live_tokens;
 };
 
@@ -38,7 +38,7 @@ enum moe_status moe_compose_publish(struct moe_routing_reader *reader, size_t t,
 /* Add up expert_counts. */
 enum moe_status moe_compose_close_routing(struct moe_routing_reader *reader);
 
-/* The matrix of an id under the call's expert_map; -1: skipped. */
+/* The matrix of an id under the call's expert_map; -1: skipped; experts_present: a zero expert, which gives its x. */
 int32_t moe_compose_matrix(const struct moe_compose_call *call, int32_t id);
 
 /* y[r] += sum over c of matrix[r,c] * x[c] on the host, in double; matrix is dense f32, x a row in backend memory. */

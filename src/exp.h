@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Own exp and erfc, so that results do not depend on the C library. Without branches and tables: loops over them
+// Own exp, tanh and erfc, so that results do not depend on the C library. Without branches and tables: loops over them
 // vectorise. NaN gives NaN; overflow gives infinity, underflow 0 through the subnormal numbers.
 #ifndef MOE_EXP_H
 #define MOE_EXP_H
@@ -95,6 +95,16 @@ static inline double moe_exp(double x)
     uint64_t biased = bits - 0x4338000000000000u + 2048;
     uint64_t half = biased >> 1;
     return p * moe_exp_double((half - 1) << 52) * moe_exp_double((biased - half - 1) << 52);
+}
+
+/* tanh in double. Below 0.02 1 - 2 / (1 + e^2v) would cancel; there the series is off by less than 1e-15 of itself. */
+static inline double moe_tanh(double v)
+{
+    double a = v < 0.0 ? -v : v, s = v * v;
+    double small = v * (1.0 + s * (-1.0 / 3 + s * (2.0 / 15 - s * (17.0 / 315))));
+    double large = 1.0 - 2.0 / (1.0 + moe_exp(2.0 * a));
+    large = v < 0.0 ? -large : large;
+    return a < 0.02 ? small : large;
 }
 
 /* erfc(x) = 2/sqrt(pi) * integral from x to infinity of e^(-u^2). For x >= 0 it is e^(-x^2) / (1 + x) times a smooth

@@ -7,7 +7,7 @@
 #include "objects.h"
 #include "view.h"
 
-enum { PACK_ALIGN = 256, TILE_ROWS = 32 };
+enum { PACK_ALIGN = 256 };
 
 static const char *const matrix_names[MOE_MATRICES] = {"gate", "up", "down"};
 
@@ -15,6 +15,36 @@ static struct moe_stack *stack_of(struct moe_experts *experts, size_t m)
 {
     struct moe_stack *stacks[MOE_MATRICES] = {&experts->set.gate, &experts->set.up, &experts->set.down};
     return stacks[m];
+}
+
+/* Expert e's part of a plane of rows x cols values; absent where the plane is. */
+static struct moe_view slice_plane(const struct moe_plane *plane, size_t e, size_t rows, size_t cols)
+{
+    struct moe_view view = plane->data;
+    if (plane->bases != NULL)
+        view.base = plane->bases[e];
+    else
+        view.offset += e * plane->expert_stride;
+    view.size = (rows - 1) * view.stride + moe_format_row_bytes(view.format, cols);
+    return view;
+}
+
+static void slice_scales(struct moe_slice *slice, const struct moe_stack_scales *scales, size_t e)
+{
+    size_t block_rows = (scales->first_row + slice->rows - 1) / scales->block_rows + 1;
+    size_t block_cols = (slice->cols - 1) / scales->block_cols + 1;
+    slice->scaled = true;
+    slice->scales = (struct moe_slice_scales){.first_row = scales->first_row,
+                                              .block_rows = scales->block_rows,
+                                              .block_cols = scales->block_cols,
+                                              .zero_offset = scales->zero_offset};
+    slice->scales.factor = scales->host_factors != NULL ? scales->host_factors[e] : 1.0f;
+    if (scales->scale.data.base != NULL || scales->scale.bases != NULL)
+        slice->scales.scale = slice_plane(&scales->scale, e, block_rows, block_cols);
+    if (scales->zero.data.base != NULL || scales->zero.bases != NULL)
+        slice->scales.zero = slice_plane(&scales->zero, e, block_rows, block_cols);
+    if (scales->column_block.data.base != NULL || scales->column_block.bases != NULL)
+        slice->scales.column_block = slice_plane(&scales->column_block, e, 1, slice->cols);
 }
 
 struct moe_slice moe_stack_slice(const struct moe_stack *stack, size_t e)
@@ -25,6 +55,8 @@ struct moe_slice moe_stack_slice(const struct moe_stack *stack, size_t e)
     else
         slice.data.offset += e * stack->expert_stride;
     slice.data.size = (stack->rows - 1) * stack->data.stride + moe_format_row_bytes(stack->data.format, stack->cols);
+    if (stack->scales != NULL)
+        slice_scales(&slice, stack->scales, e);
     return slice;
 }
 
@@ -32,7 +64,7 @@ struct moe_slice moe_stack_slice(const struct moe_stack *stack, size_t e)
 
 static enum moe_status check_act(const struct moe_act *act, struct moe_error *error)
 {
-    if ((unsigned)act->kind > MOE_ACT_RELU2 || (unsigned)act->clamp > MOE_CLAMP_AFTER)
+    if ((unsigned)act->kind > MOE_ACT_SITU || (unsigned)act->clamp > MOE_CLAMP_AFTER)
         return moe_fail(error, MOE_ERR_UNSUPPORTED, "activation kind %d or clamp %d is unknown", (int)act->kind,
                         (int)act->clamp);
     if (act->clamp != MOE_CLAMP_NONE && !(act->limit > 0.0f))
@@ -40,65 +72,10 @@ static enum moe_status check_act(const struct moe_act *act, struct moe_error *er
                         (double)act->limit);
     if (!isfinite(act->alpha) || !isfinite(act->up_offset))
         return moe_fail(error, MOE_ERR_ARGUMENT, "activation has an alpha or up_offset that is not finite");
-    return MOE_OK;
-}
-
-/* Fill in the strides of a matrix and its expert_bytes. rows and cols are as the product sees them. */
-static bool fill_strides(struct moe_source *source, size_t rows, size_t cols)
-{
-    struct moe_matrix *m = &source->matrix;
-    size_t value_bytes = moe_format_row_bytes(m->data.format, 1); /* 0 for formats in blocks */
-    size_t stored_rows = m->transposed ? cols : rows, row_bytes, last;
-    if (m->transposed) {
-        if (m->element_stride == 0)
-            m->element_stride = value_bytes;
-        if (m->element_stride < value_bytes || !moe_mul(&last, rows - 1, m->element_stride) ||
-            !moe_add(&row_bytes, last, value_bytes))
-            return false;
-    } else {
-        row_bytes = moe_format_row_bytes(m->data.format, cols);
-    }
-    if (m->data.stride == 0)
-        m->data.stride = row_bytes;
-    if (m->data.stride < row_bytes || !moe_mul(&last, stored_rows - 1, m->data.stride) ||
-        !moe_add(&source->expert_bytes, last, row_bytes))
-        return false;
-    if (m->expert_stride == 0 && !moe_mul(&m->expert_stride, stored_rows, m->data.stride))
-        return false;
-    return true;
-}
-
-static enum moe_status check_matrix(struct moe_source *source, const char *name, size_t num_experts, size_t rows,
-                                    size_t cols, struct moe_error *error)
-{
-    const struct moe_matrix *m = &source->matrix;
-    const struct moe_format_info *format = moe_format_info(m->data.format);
-    if (format == NULL || m->data.format == MOE_FORMAT_I32 || m->data.format == MOE_FORMAT_I64)
-        return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s has format %d, which is not a format of weights", name,
-                        (int)m->data.format);
-    if (m->transposed && format->block_values != 1)
-        return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s is transposed in format %s, which comes in blocks", name,
-                        format->name);
-    if (!m->transposed && moe_format_row_bytes(m->data.format, cols) == 0)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "%s has %zu columns, which are no whole number of %s blocks of %u",
-                        name, cols, format->name, (unsigned)format->block_values);
-    if (!fill_strides(source, rows, cols))
-        return moe_fail(error, MOE_ERR_ARGUMENT, "%s [%zu, %zu] has a stride below its row, or is too large", name,
-                        rows, cols);
-    size_t extent = source->expert_bytes, last;
-    if (m->bases == NULL) {
-        if (m->data.base == NULL)
-            return moe_fail(error, MOE_ERR_ARGUMENT, "%s has neither a base nor bases", name);
-        if (!moe_mul(&last, num_experts - 1, m->expert_stride) || !moe_add(&extent, last, extent))
-            return moe_fail(error, MOE_ERR_ARGUMENT, "%s: %zu experts are too large for memory", name, num_experts);
-    }
-    if (!moe_add(&last, m->data.offset, m->data.size))
-        return moe_fail(error, MOE_ERR_ARGUMENT, "the view of %s ends beyond the last address", name);
-    if (extent > m->data.size)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "%s needs %zu bytes, its view has %zu", name, extent, m->data.size);
-    for (size_t e = 0; m->bases != NULL && e < num_experts; e++)
-        if (m->bases[e] == NULL)
-            return moe_fail(error, MOE_ERR_ARGUMENT, "%s has no base for expert %zu", name, e);
+    if (act->kind == MOE_ACT_SITU && (!(act->beta > 0.0f) || !(act->beta_up >= 0.0f) || !isfinite(act->beta) ||
+                                      !isfinite(act->beta_up)))
+        return moe_fail(error, MOE_ERR_ARGUMENT, "activation has beta %g and beta_up %g, expected numbers above 0, and "
+                        "from 0 on", (double)act->beta, (double)act->beta_up);
     return MOE_OK;
 }
 
@@ -121,43 +98,46 @@ static bool check_bias(struct moe_matrix *m, size_t num_experts, size_t rows)
 
 /* ---- copies ---- */
 
-/* Rows of expert e, dense, from where the caller has them. */
-static void gather_rows(const struct moe_source *source, size_t e, size_t rows, size_t cols, unsigned char *out)
+/* Expert e as it is written to the backend: its codes, or its values with the scales in them. codes is room for what
+ * the caller has, NULL where that is what is wanted. */
+static enum moe_status read_expert(const struct moe_expert_source *source, struct moe_scales_expansion *expansion,
+                                   size_t e, unsigned char *codes, unsigned char *out, struct moe_error *error)
 {
-    const struct moe_matrix *m = &source->matrix;
-    const unsigned char *in =
-        m->bases != NULL ? m->bases[e] : (const unsigned char *)m->data.base + e * m->expert_stride;
-    in += m->data.offset;
-    size_t row_bytes = moe_format_row_bytes(m->data.format, cols);
-    if (!m->transposed) {
-        for (size_t r = 0; r < rows; r++)
-            memcpy(out + r * row_bytes, in + r * m->data.stride, row_bytes);
-        return;
+    const struct moe_source *values = &source->values;
+    if (codes == NULL) {
+        moe_source_read(values, e, out);
+        return MOE_OK;
     }
-    size_t value = row_bytes / cols;
-    for (size_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
-        size_t r1 = r0 + TILE_ROWS < rows ? r0 + TILE_ROWS : rows;
-        for (size_t c = 0; c < cols; c++)
-            for (size_t r = r0; r < r1; r++)
-                memcpy(out + r * row_bytes + c * value, in + c * m->data.stride + r * m->element_stride, value);
-    }
+    moe_source_read(values, e, codes);
+    moe_format_dequantise(values->matrix.data.format, (float *)out, codes, values->rows, values->cols);
+    return moe_scales_expand(expansion, &source->scales, e, (float *)out, error);
 }
 
-static enum moe_status copy_matrix(struct moe_experts *experts, void *ctx, size_t m)
+static enum moe_status copy_values(struct moe_experts *experts, void *ctx, size_t m, struct moe_error *error)
 {
     const struct moe_backend *backend = experts->backend;
+    const struct moe_expert_source *source = &experts->sources[m];
     const struct moe_stack *stack = stack_of(experts, m);
-    size_t bytes = stack->rows * moe_format_row_bytes(stack->data.format, stack->cols);
-    unsigned char *staging = moe_alloc(&backend->env, bytes);
-    if (staging == NULL)
-        return MOE_ERR_MEMORY;
+    struct moe_scales_expansion expansion = {.memory = NULL};
+    size_t bytes = stack->rows * moe_format_row_bytes(stack->data.format, stack->cols), code_bytes = 0;
+    if (source->expanded)
+        code_bytes = stack->rows * moe_format_row_bytes(source->values.matrix.data.format, stack->cols);
     enum moe_status status = MOE_OK;
+    if (source->expanded)
+        status = moe_scales_expand_begin(&expansion, &source->scales, &backend->env);
+    unsigned char *staging = moe_alloc(&backend->env, bytes);
+    unsigned char *codes = source->expanded ? moe_alloc(&backend->env, code_bytes) : NULL;
+    if (staging == NULL || (source->expanded && codes == NULL))
+        status = MOE_ERR_MEMORY;
     for (size_t e = 0; e < stack->num_experts && status == MOE_OK; e++) {
-        gather_rows(&experts->sources[m], e, stack->rows, stack->cols, staging);
         struct moe_slice slice = moe_stack_slice(stack, e);
-        status = backend->ops->mem_write(backend->self, ctx, &slice.data, staging, bytes);
+        status = read_expert(source, &expansion, e, codes, staging, error);
+        if (status == MOE_OK)
+            status = backend->ops->mem_write(backend->self, ctx, &slice.data, staging, bytes);
     }
+    moe_free(&backend->env, codes, code_bytes);
     moe_free(&backend->env, staging, bytes);
+    moe_scales_expand_end(&expansion, &backend->env);
     return status;
 }
 
@@ -170,17 +150,19 @@ static void fill_host_bias(float *out, const struct moe_matrix *m, size_t num_ex
                                   in + e * m->bias.stride + r * m->bias_element_stride, 1, 1);
 }
 
-static enum moe_status copy_all(struct moe_experts *experts, void *ctx)
+static enum moe_status copy_all(struct moe_experts *experts, void *ctx, struct moe_error *error)
 {
     const struct moe_backend *backend = experts->backend;
     for (size_t m = 0; m < MOE_MATRICES; m++) {
-        const struct moe_source *source = &experts->sources[m];
+        struct moe_expert_source *source = &experts->sources[m];
         const struct moe_stack *stack = stack_of(experts, m);
-        if (source->copied)
-            MOE_TRY(copy_matrix(experts, ctx, m));
+        if (source->values.copied)
+            MOE_TRY(copy_values(experts, ctx, m, error));
+        if (source->scales.there && !source->expanded)
+            MOE_TRY(moe_scales_copy(&source->scales, backend->ops, backend->self, ctx, &backend->env, error));
         if (source->host_bias == NULL)
             continue;
-        fill_host_bias(source->host_bias, &source->matrix, stack->num_experts, stack->rows);
+        fill_host_bias(source->host_bias, &source->values.matrix, stack->num_experts, stack->rows);
         if (stack->bias.base != source->host_bias)
             MOE_TRY(backend->ops->mem_write(backend->self, ctx, &stack->bias, source->host_bias, stack->bias.size));
     }
@@ -199,38 +181,73 @@ static enum moe_status reserve(size_t *offset, size_t *total, size_t num_experts
     return MOE_OK;
 }
 
+static bool is_weight(enum moe_format format)
+{
+    return !moe_view_is_index(format);
+}
+
+static enum moe_status check_source(struct moe_expert_source *source, const struct moe_matrix *given, const char *name,
+                                    const struct moe_stack *stack, struct moe_error *error)
+{
+    struct moe_matrix *m = &source->values.matrix;
+    MOE_TRY(moe_source_check(&source->values, given, name, is_weight, stack->num_experts, stack->rows, stack->cols,
+                             error));
+    if (moe_format_row_bytes(m->data.format, stack->cols) == 0)
+        return moe_fail(error, MOE_ERR_ARGUMENT, "%s has %zu columns, which are no whole number of %s blocks", name,
+                        stack->cols, moe_format_info(m->data.format)->name);
+    if (m->bias.base != NULL && !check_bias(m, stack->num_experts, stack->rows))
+        return moe_fail(error, MOE_ERR_ARGUMENT, "the bias of %s is not f32, f16 or bf16, or its view is too small",
+                        name);
+    if (m->scales == NULL)
+        return MOE_OK;
+    return moe_scales_check(&source->scales, m->scales, name, stack->num_experts, stack->rows, stack->cols, error);
+}
+
+/* What of a matrix is copied, and whether it can be. */
+static enum moe_status choose_copies(struct moe_expert_source *source, const struct moe_backend_ops *ops,
+                                     enum moe_location location, const char *name, struct moe_error *error)
+{
+    const struct moe_matrix *m = &source->values.matrix;
+    bool host_memory = (ops->flags & MOE_BACKEND_HOST_MEMORY) != 0;
+    bool readable = host_memory || location == MOE_LOCATION_BACKEND;
+    source->expanded = source->scales.there && (ops->flags & MOE_BACKEND_SCALES) == 0;
+    source->values.copied = m->transposed || m->packing != MOE_PACKING_NONE || source->expanded || !readable;
+    bool copies = source->values.copied || (source->scales.there && moe_scales_need_copies(&source->scales));
+    if (copies && location == MOE_LOCATION_BACKEND && !host_memory)
+        return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s is %s in memory that the host cannot read", name,
+                        m->transposed ? "transposed" : "packed, or has scales that must be copied,");
+    return MOE_OK;
+}
+
 static enum moe_status plan_matrix(struct moe_experts *experts, size_t m, const struct moe_matrix *given,
                                    enum moe_location location, size_t *total, struct moe_error *error)
 {
     struct moe_stack *stack = stack_of(experts, m);
-    struct moe_source *source = &experts->sources[m];
+    struct moe_expert_source *source = &experts->sources[m];
     const struct moe_expert_set *set = &experts->set;
-    bool host_memory = (experts->backend->ops->flags & MOE_BACKEND_HOST_MEMORY) != 0;
+    const struct moe_backend_ops *ops = experts->backend->ops;
+    bool host_memory = (ops->flags & MOE_BACKEND_HOST_MEMORY) != 0;
     stack->num_experts = set->num_experts;
     stack->rows = m == MOE_DOWN ? set->hidden_size : set->intermediate_size;
     stack->cols = m == MOE_DOWN ? set->intermediate_size : set->hidden_size;
-    if (MOE_READ_PARAMS(&source->matrix, given) != MOE_OK)
-        return moe_fail(error, MOE_ERR_ARGUMENT, "%s: its moe_matrix is without struct_size, or has unknown fields",
-                        matrix_names[m]);
-    MOE_TRY(check_matrix(source, matrix_names[m], stack->num_experts, stack->rows, stack->cols, error));
-    if (source->matrix.bias.base != NULL && !check_bias(&source->matrix, stack->num_experts, stack->rows))
-        return moe_fail(error, MOE_ERR_ARGUMENT, "the bias of %s is not f32, f16 or bf16, or its view is too small",
-                        matrix_names[m]);
-    bool readable = host_memory || location == MOE_LOCATION_BACKEND;
-    source->copied = source->matrix.transposed || !readable;
-    if (source->copied && location == MOE_LOCATION_BACKEND && !host_memory)
-        return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s is transposed in memory that the host cannot read",
-                        matrix_names[m]);
-    stack->data = source->matrix.data;
-    stack->expert_stride = source->matrix.expert_stride;
+    MOE_TRY(check_source(source, given, matrix_names[m], stack, error));
+    MOE_TRY(choose_copies(source, ops, location, matrix_names[m], error));
+    stack->data = source->values.matrix.data;
+    stack->expert_stride = source->values.matrix.expert_stride;
+    if (source->expanded)
+        stack->data.format = MOE_FORMAT_F32;
     size_t row_bytes = moe_format_row_bytes(stack->data.format, stack->cols);
-    enum moe_status status = MOE_OK;
-    if (source->copied) {
+    enum moe_status status = row_bytes > 0 ? MOE_OK : MOE_ERR_ARGUMENT;
+    if (status == MOE_OK && source->values.copied) {
+        status = reserve(&source->values.packed_offset, total, stack->num_experts, stack->rows, row_bytes);
         stack->data.stride = row_bytes;
         stack->expert_stride = stack->rows * row_bytes;
-        status = reserve(&source->packed_offset, total, stack->num_experts, stack->rows, row_bytes);
     }
-    if (status == MOE_OK && source->matrix.bias.base != NULL && !host_memory)
+    if (status == MOE_OK && source->scales.there && !source->expanded) {
+        stack->scales = &source->scales.stack;
+        status = moe_scales_plan(&source->scales, host_memory || location == MOE_LOCATION_BACKEND, total);
+    }
+    if (status == MOE_OK && source->values.matrix.bias.base != NULL && !host_memory)
         status = reserve(&source->bias_offset, total, stack->num_experts, stack->rows, sizeof(float));
     return status == MOE_OK ? status : moe_fail(error, status, "%s is too large for memory", matrix_names[m]);
 }
@@ -286,20 +303,16 @@ enum moe_status moe_experts_packed_size(struct moe_backend *backend, const struc
 static enum moe_status keep_source(struct moe_experts *experts, size_t m)
 {
     const struct moe_env *env = &experts->backend->env;
-    struct moe_source *source = &experts->sources[m];
+    struct moe_expert_source *source = &experts->sources[m];
     struct moe_stack *stack = stack_of(experts, m);
-    size_t num_experts = stack->num_experts, values;
-    if (source->matrix.bases != NULL) {
-        source->bases = moe_alloc_array(env, num_experts, sizeof *source->bases);
-        if (source->bases == NULL)
-            return MOE_ERR_MEMORY;
-        memcpy(source->bases, source->matrix.bases, num_experts * sizeof *source->bases);
-        source->matrix.bases = source->bases;
-        stack->bases = source->copied ? NULL : source->bases;
-    }
-    if (source->matrix.bias.base == NULL)
+    size_t values;
+    MOE_TRY(moe_source_keep(&source->values, env));
+    stack->bases = source->values.copied ? NULL : source->values.bases;
+    if (source->scales.there)
+        MOE_TRY(moe_scales_keep(&source->scales, env));
+    if (source->values.matrix.bias.base == NULL)
         return MOE_OK;
-    if (!moe_mul(&values, num_experts, stack->rows))
+    if (!moe_mul(&values, stack->num_experts, stack->rows))
         return MOE_ERR_MEMORY;
     source->host_bias = moe_alloc_array(env, values, sizeof(float));
     if (source->host_bias == NULL)
@@ -317,13 +330,15 @@ static void place(struct moe_experts *experts)
 {
     bool host_memory = (experts->backend->ops->flags & MOE_BACKEND_HOST_MEMORY) != 0;
     for (size_t m = 0; m < MOE_MATRICES; m++) {
-        struct moe_source *source = &experts->sources[m];
+        struct moe_expert_source *source = &experts->sources[m];
         struct moe_stack *stack = stack_of(experts, m);
-        if (source->copied) {
+        if (source->values.copied) {
             stack->data.base = experts->packed.base;
-            stack->data.offset = experts->packed.offset + source->packed_offset;
+            stack->data.offset = experts->packed.offset + source->values.packed_offset;
             stack->data.size = stack->num_experts * stack->expert_stride;
         }
+        if (source->scales.there && !source->expanded)
+            moe_scales_place(&source->scales, &experts->packed);
         if (source->host_bias != NULL && !host_memory) {
             stack->bias.base = experts->packed.base;
             stack->bias.offset = experts->packed.offset + source->bias_offset;
@@ -364,6 +379,7 @@ enum moe_status moe_experts_create(struct moe_backend *backend, const struct moe
         return moe_fail(error, MOE_ERR_MEMORY, "no memory for experts");
     experts->backend = backend;
     size_t bytes;
+    struct moe_error said = {.status = MOE_OK};
     enum moe_status status = plan(experts, params, &bytes, error);
     if (status == MOE_OK)
         status = provide_packed(experts, params, bytes, error);
@@ -372,10 +388,11 @@ enum moe_status moe_experts_create(struct moe_backend *backend, const struct moe
             status = keep_source(experts, m);
         if (status == MOE_OK) {
             place(experts);
-            status = copy_all(experts, NULL);
+            status = copy_all(experts, NULL, &said);
         }
         if (status != MOE_OK)
-            moe_fail(error, status, "experts could not be copied: %s", moe_status_text(status));
+            moe_fail(error, status, "experts could not be copied: %s",
+                     said.status != MOE_OK ? said.text : moe_status_text(status));
     }
     if (status != MOE_OK) {
         moe_experts_destroy(experts);
@@ -389,7 +406,7 @@ enum moe_status moe_experts_update(struct moe_context *ctx, struct moe_experts *
 {
     if (ctx == NULL || experts == NULL || ctx->backend != experts->backend)
         return MOE_ERR_ARGUMENT;
-    return copy_all(experts, ctx->ctx);
+    return copy_all(experts, ctx->ctx, NULL);
 }
 
 void moe_experts_destroy(struct moe_experts *experts)
@@ -398,9 +415,10 @@ void moe_experts_destroy(struct moe_experts *experts)
         return;
     struct moe_backend *backend = experts->backend;
     for (size_t m = 0; m < MOE_MATRICES; m++) {
-        const struct moe_source *source = &experts->sources[m];
+        struct moe_expert_source *source = &experts->sources[m];
         const struct moe_stack *stack = stack_of(experts, m);
-        moe_free(&backend->env, source->bases, stack->num_experts * sizeof *source->bases);
+        moe_source_free(&source->values, &backend->env);
+        moe_scales_free(&source->scales, &backend->env);
         moe_free(&backend->env, source->host_bias, stack->num_experts * stack->rows * sizeof(float));
     }
     if (experts->owns_packed)

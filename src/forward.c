@@ -59,9 +59,31 @@ static enum moe_status read_io(struct moe_layer_io *io, const struct moe_layer *
         io->out_ids = io->out_weights = io->expert_counts = (struct moe_view){0};
     if (io->ids.base != NULL)
         io->logits = (struct moe_view){0};
+    else
+        io->weights = (struct moe_view){0};
     if (io->ids.base != NULL || io->logits.base != NULL)
         io->router_x.base = NULL; /* its format still counts for the workspace */
+    if (mode == ROUTE && (io->logits.base != NULL || io->router_x.base != NULL))
+        io->x.base = NULL;
+    if (io->ids.base != NULL || mode == COMBINE || !layer->info.needs_token_ids)
+        io->token_ids = (struct moe_view){0};
     return MOE_OK;
+}
+
+/* What the layer's routing needs, where the call brings no ids. */
+static void check_router(struct checker *checker, const struct moe_layer *layer, struct moe_layer_io *io)
+{
+    const struct moe_router *router = layer->desc.router;
+    if (io->logits.base != NULL)
+        check(checker, &io->logits, io->num_tokens, router->num_experts, MOE_ALLOW_FLOAT, false);
+    else if (router->host_matrix == NULL)
+        checker->ok = false;
+    else
+        check_optional(checker, &io->router_x, io->num_tokens, layer->desc.hidden_size, MOE_ALLOW_FLOAT, false);
+    if (router->hash_table != NULL)
+        check(checker, &io->token_ids, io->num_tokens, 1, MOE_ALLOW_INDEX, false);
+    checker->ok = checker->ok && io->top_k > router->num_always &&
+                  (router->hash_table == NULL || io->top_k <= router->hash_cols);
 }
 
 static void check_routing(struct checker *checker, const struct moe_layer *layer, struct moe_layer_io *io,
@@ -76,12 +98,8 @@ static void check_routing(struct checker *checker, const struct moe_layer *layer
             check_optional(checker, &io->weights, num_tokens, top_k, MOE_ALLOW_FLOAT, false);
     } else if (mode == COMBINE || layer->desc.router == NULL) {
         checker->ok = false;
-    } else if (io->logits.base != NULL) {
-        check(checker, &io->logits, num_tokens, num_experts, MOE_ALLOW_FLOAT, false);
-    } else if (layer->desc.router->host_matrix == NULL) {
-        checker->ok = false;
     } else {
-        check_optional(checker, &io->router_x, num_tokens, layer->desc.experts->hidden_size, MOE_ALLOW_FLOAT, false);
+        check_router(checker, layer, io);
     }
     check_optional(checker, &io->expert_map, 1, num_experts, MOE_ALLOW_I32, false);
     check_optional(checker, &io->live_tokens, 1, 1, MOE_ALLOW_I32, false);
@@ -93,13 +111,16 @@ static void check_routing(struct checker *checker, const struct moe_layer *layer
 static enum moe_status check_views(const struct moe_layer *layer, struct moe_layer_io *io, enum mode mode)
 {
     struct checker checker = {.host_memory = host_memory(layer->backend), .ok = true};
-    size_t hidden_size = layer->desc.experts->hidden_size, pairs = io->num_tokens * io->top_k;
+    size_t hidden_size = layer->desc.hidden_size, expert_width = layer->desc.experts->hidden_size;
+    size_t pairs = io->num_tokens * io->top_k;
+    bool out_pairs = (io->flags & MOE_OUT_PAIRS) != 0;
     bool needs_x = mode != ROUTE || (io->logits.base == NULL && io->router_x.base == NULL);
     if (needs_x)
-        check(&checker, &io->x, mode == COMBINE ? pairs : io->num_tokens, hidden_size, MOE_ALLOW_FLOAT, false);
+        check(&checker, &io->x, mode == COMBINE ? pairs : io->num_tokens, mode == COMBINE ? expert_width : hidden_size,
+              MOE_ALLOW_FLOAT, false);
     if (mode != ROUTE)
-        check(&checker, &io->out, io->flags & MOE_OUT_PAIRS ? pairs : io->num_tokens, hidden_size, MOE_ALLOW_FLOAT,
-              true);
+        check(&checker, &io->out, out_pairs ? pairs : io->num_tokens, out_pairs ? expert_width : hidden_size,
+              MOE_ALLOW_FLOAT, true);
     if (mode == ROUTE && (io->out_ids.base == NULL || io->out_weights.base == NULL))
         checker.ok = false;
     check_routing(&checker, layer, io, mode);
@@ -115,14 +136,19 @@ static enum moe_status check_views(const struct moe_layer *layer, struct moe_lay
     return checker.ok && moe_ranges_apart(checker.ranges, checker.count) ? MOE_OK : MOE_ERR_ARGUMENT;
 }
 
+/* Of a route or a combine no more than what any forward of the same sizes was told, one with MOE_OUT_PAIRS too. */
 static enum moe_status workspace_size(const struct moe_context *ctx, const struct moe_layer *layer,
-                                      const struct moe_layer_io *io, size_t *bytes)
+                                      const struct moe_layer_io *io, enum mode mode, size_t *bytes)
 {
     struct moe_layer_io any = *io;
     if (layer->info.composed)
         return moe_compose_workspace(&layer->desc, bytes) ? MOE_OK : MOE_ERR_ARGUMENT;
-    if (layer->router_matrix != NULL) /* one size for any source of routing: the layer's router needs the most */
+    if (layer->info.has_router) /* one size for any source of routing: the layer's router needs the most */
         any.ids = any.logits = (struct moe_view){0};
+    if (mode != FORWARD)
+        any.flags |= MOE_OUT_PAIRS;
+    if (mode == COMBINE) /* its x are pairs, which are read as they stand */
+        any.x.format = any.router_x.format = MOE_FORMAT_F32;
     return layer->backend->ops->layer_workspace_size(ctx->ctx, layer->state, &any, bytes);
 }
 
@@ -137,7 +163,7 @@ static enum moe_status check_call(struct moe_context *ctx, const struct moe_laye
     if (io->num_tokens == 0)
         return MOE_OK;
     MOE_TRY(check_views(layer, io, mode));
-    MOE_TRY(workspace_size(ctx, layer, io, &bytes));
+    MOE_TRY(workspace_size(ctx, layer, io, mode, &bytes));
     if (bytes > 0 && (io->workspace.base == NULL || io->workspace.size < bytes))
         return MOE_ERR_WORKSPACE;
     return MOE_OK;
@@ -152,6 +178,7 @@ static enum moe_status compose(struct moe_context *ctx, const struct moe_layer *
         .ctx = ctx, .desc = &layer->desc, .experts_present = layer->experts_present, .io = io};
     moe_compose_place(&layer->desc, &io->workspace, &call.buffers);
     call.buffers.zero = layer->zero;
+    call.buffers.added = layer->added;
     switch (mode) {
     case ROUTE:
         return moe_compose_route(&call);
@@ -222,7 +249,7 @@ enum moe_status moe_layer_workspace_size(const struct moe_context *ctx, const st
     if (ctx == NULL || layer == NULL || bytes == NULL || ctx->backend != layer->backend)
         return MOE_ERR_ARGUMENT;
     MOE_TRY(read_io(&io, layer, given, FORWARD));
-    MOE_TRY(workspace_size(ctx, layer, &io, &needed));
+    MOE_TRY(workspace_size(ctx, layer, &io, FORWARD, &needed));
     *bytes = needed;
     return MOE_OK;
 }
@@ -276,7 +303,8 @@ enum moe_status moe_forward(const struct moe_forward_params *params)
                                 .renorm = p.norm_topk_prob ? MOE_RENORM_ADD_EPS : MOE_RENORM_NONE,
                                 .scale = 1.0f};
     struct moe_layer_desc desc = {
-        .num_experts = p.num_experts, .top_k = p.top_k, .experts = &p.experts->set, .router = &router};
+        .num_experts = p.num_experts, .top_k = p.top_k, .experts = &p.experts->set, .router = &router,
+        .hidden_size = p.hidden_size, .routed_scale = 1.0f, .out_scale = 1.0f};
     struct moe_layer_io io = {.struct_size = sizeof io,
                               .flags = p.flags,
                               .num_tokens = p.batch,

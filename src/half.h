@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Exact conversions between f32 and the small float formats f16, bf16 and E8M0. To f32 they are exact; from f32 they
-// round to nearest, ties to even. Without branches, so that compilers vectorise loops over them.
+// Exact conversions between f32 and the small float formats f16, bf16, E8M0 and E4M3. To f32 they are exact; from f32
+// they round to nearest, ties to even. Without branches, so that compilers vectorise loops over them.
 #ifndef MOE_HALF_H
 #define MOE_HALF_H
 
@@ -70,6 +70,17 @@ static inline float moe_e8m0_to_f32(uint8_t v)
     bits = v == 0 ? 0x00400000u : bits;
     bits = v == 255 ? 0x7fc00000u : bits;
     return moe_f32_from_bits(bits);
+}
+
+/* E4M3 is  s eeee mmm, exponent bias 7; all ones is NaN, there are no infinities. Denormals m * 2^-9 are read as
+ * 2^-6 (1 + m / 8), as f16's above. */
+static inline float moe_e4m3_to_f32(uint8_t v)
+{
+    uint32_t magnitude = v & 0x7fu;
+    uint32_t rebias = magnitude == 0x7fu ? 240 : magnitude >= 8 ? 120 : 121;
+    uint32_t excess = magnitude >= 8 ? 0 : 121;
+    float f = moe_f32_from_bits((magnitude << 20) + (rebias << 23)) - moe_f32_from_bits(excess << 23);
+    return moe_f32_from_bits(moe_f32_bits(f) | (uint32_t)(v & 0x80u) << 24);
 }
 
 #endif

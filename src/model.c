@@ -261,7 +261,7 @@ enum moe_status moe_model_layer(struct moe_model *model, size_t block, struct mo
         *out = NULL;
         return fail_layer(model, block, status, error);
     }
-    moe_layer_own(*out, experts, shared);
+    moe_layer_own(*out, experts, shared, NULL);
     return MOE_OK;
 }
 

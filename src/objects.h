@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "moe/backend.h"
+#include "scales.h"
 
 struct moe_backend {
     struct moe_env env;
@@ -22,7 +23,7 @@ struct moe_host_scratch {
     int32_t *map;          /* [MOE_MAX_EXPERTS]: expert_map of the call */
     int64_t *counts;       /* [MOE_MAX_EXPERTS] */
 };
-enum { MOE_WINDOWS = 3, MOE_WINDOW_BYTES = 128 * 1024 };
+enum { MOE_WINDOWS = 4, MOE_WINDOW_BYTES = 128 * 1024 };
 
 struct moe_context {
     struct moe_backend *backend;
@@ -32,13 +33,11 @@ struct moe_context {
 };
 
 /* A matrix of moe_experts as the caller described it, for copying it, now and in moe_experts_update. */
-struct moe_source {
-    struct moe_matrix matrix; /* strides filled in; bases point to our copy */
-    size_t expert_bytes;      /* from the first to the last byte of an expert */
-    bool copied;              /* values were copied to packed; otherwise they are read in place */
-    size_t packed_offset;     /* in packed, if copied */
+struct moe_expert_source {
+    struct moe_source values;
+    struct moe_scales_source scales;
+    bool expanded;            /* values are copied as f32, with the scales in them */
     size_t bias_offset;       /* in packed, if the backend cannot read host memory and there is a bias */
-    void **bases;             /* [num_experts]; NULL: none */
     float *host_bias;         /* [num_experts, rows]; NULL: none */
 };
 
@@ -47,9 +46,15 @@ enum { MOE_GATE, MOE_UP, MOE_DOWN, MOE_MATRICES };
 struct moe_experts {
     struct moe_backend *backend;
     struct moe_expert_set set;
-    struct moe_source sources[MOE_MATRICES];
+    struct moe_expert_source sources[MOE_MATRICES];
     struct moe_view packed; /* all copies and biases; base NULL: none */
     bool owns_packed;
+};
+
+/* What a router's pointers point to. */
+struct moe_router_memory {
+    float *matrix, *bias, *selection_bias, *expert_scale;
+    int32_t *hash_table;
 };
 
 struct moe_layer {
@@ -58,13 +63,17 @@ struct moe_layer {
     struct moe_layer_info info;
     struct moe_router router;
     size_t experts_present; /* matrices, where num_experts counts ids */
-    float *selection_bias, *router_matrix, *router_bias, *shared_gate;
-    void *state;          /* the backend's; NULL: composed */
-    struct moe_view zero; /* composed: a row of zeros in backend memory */
-    struct moe_experts *owned, *owned_shared;
+    struct moe_router_memory router_memory;
+    float *shared_gate, *out_bias, *out_norm_scale, *latent_norm_scale;
+    struct moe_norm_desc out_norm, latent_norm;
+    void *state;           /* the backend's; NULL: composed */
+    struct moe_view zero;  /* composed, in backend memory: a row of zeros, hidden_size or what experts give if wider */
+    struct moe_view added; /* composed, in backend memory: out_bias; base NULL: none */
+    struct moe_experts *owned, *owned_shared, *owned_latent;
 };
 
-/* The layer destroys these with itself. Either may be NULL. */
-void moe_layer_own(struct moe_layer *layer, struct moe_experts *experts, struct moe_experts *shared);
+/* The layer destroys these with itself. Each may be NULL. */
+void moe_layer_own(struct moe_layer *layer, struct moe_experts *experts, struct moe_experts *shared,
+                   struct moe_experts *latent);
 
 #endif

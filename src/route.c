@@ -4,17 +4,13 @@
 #include "route.h"
 
 #include <math.h>
+#include <string.h>
 
-#include "exp.h"
-
-/* max and sum of exp(z - max) over the logits that are numbers; infinite logits counted apart. */
-struct softmax {
-    double max, sum;
-};
+#include "route_score.h"
 
 size_t moe_route_scratch(size_t num_experts)
 {
-    return 3 * num_experts; /* keys, group scores, keys of the chosen */
+    return 4 * num_experts; /* keys, group scores, keys of the chosen, capped logits */
 }
 
 /* NaN ranks below everything, also below -inf; equal keys keep their order. */
@@ -23,48 +19,12 @@ static bool ranks_before(double a, double b)
     return a > b || (isnan(b) && !isnan(a));
 }
 
-static double sigmoid(double z)
+static void add_bias(const struct moe_router *router, double *keys)
 {
-    return 1.0 / (1.0 + moe_exp(-z));
-}
-
-/* exp(z - max), where an infinite max leaves 1 to those that reach it and 0 to the rest. */
-static double softmax_term(const struct softmax *softmax, double z)
-{
-    if (isnan(z) || z == -INFINITY)
-        return 0.0;
-    return z == softmax->max ? 1.0 : moe_exp(z - softmax->max);
-}
-
-/* Over logits[ids[i]], or over logits[i] where ids is NULL. */
-static struct softmax softmax_of(const double *logits, const int32_t *ids, size_t count)
-{
-    struct softmax softmax = {-INFINITY, 0.0};
-    for (size_t i = 0; i < count; i++) {
-        double z = logits[ids != NULL ? (size_t)ids[i] : i];
-        if (z > softmax.max)
-            softmax.max = z;
-    }
-    for (size_t i = 0; i < count; i++)
-        softmax.sum += softmax_term(&softmax, logits[ids != NULL ? (size_t)ids[i] : i]);
-    return softmax;
-}
-
-static double softmax_value(const struct softmax *softmax, double z)
-{
-    return softmax->sum > 0.0 ? softmax_term(softmax, z) / softmax->sum : 0.0;
-}
-
-static void fill_keys(const struct moe_router *router, const struct softmax *all, const double *logits, double *keys)
-{
-    for (size_t e = 0; e < router->num_experts; e++) {
-        double z = logits[e], key = z;
-        if (router->select == MOE_SCORE_SOFTMAX && !isnan(z))
-            key = softmax_value(all, z);
-        else if (router->select == MOE_SCORE_SIGMOID)
-            key = sigmoid(z);
-        keys[e] = router->selection_bias != NULL ? key + (double)router->selection_bias[e] : key;
-    }
+    if (router->selection_bias == NULL)
+        return;
+    for (size_t e = 0; e < router->num_experts - router->num_always; e++)
+        keys[e] += (double)router->selection_bias[e];
 }
 
 static double group_score(const struct moe_router *router, const double *keys, size_t size)
@@ -86,7 +46,7 @@ static double group_score(const struct moe_router *router, const double *keys, s
 /* Keep the keys of the top_groups best groups. A group is dropped if top_groups others rank before it. */
 static void mask_groups(const struct moe_router *router, double *keys, double *scores)
 {
-    size_t size = router->num_experts / router->num_groups;
+    size_t size = (router->num_experts - router->num_always) / router->num_groups;
     for (size_t g = 0; g < router->num_groups; g++)
         scores[g] = group_score(router, keys + g * size, size);
     for (size_t g = 0; g < router->num_groups; g++) {
@@ -118,44 +78,19 @@ static void choose(const double *keys, size_t num_experts, size_t top_k, int32_t
     }
 }
 
-static double weight_of(const struct moe_router *router, const struct softmax *softmax, double z)
+/* The last num_always ids in the last slots, the best of the others before them. */
+static void choose_all(const struct moe_router *router, const double *keys, size_t top_k, int32_t *ids, double *best)
 {
-    if (isnan(z))
-        return 0.0;
-    switch (router->weight) {
-    case MOE_SCORE_SIGMOID:
-        return sigmoid(z);
-    case MOE_SCORE_LOGIT:
-        return z;
-    default:
-        return softmax_value(softmax, z);
-    }
+    size_t always = router->num_always < top_k ? router->num_always : top_k;
+    size_t others = router->num_experts - router->num_always;
+    if (top_k > always)
+        choose(keys, others, top_k - always, ids, best);
+    for (size_t i = 0; i < always; i++)
+        ids[top_k - always + i] = (int32_t)(others + i);
 }
 
-static void weigh(const struct moe_router *router, const struct softmax *all, const double *logits, size_t top_k,
-                  const int32_t *ids, float *weights, double *values)
-{
-    struct softmax softmax = *all;
-    if (router->weight == MOE_SCORE_SOFTMAX_TOPK)
-        softmax = softmax_of(logits, ids, top_k);
-    double sum = 0.0;
-    for (size_t k = 0; k < top_k; k++) {
-        values[k] = weight_of(router, &softmax, logits[ids[k]]);
-        sum += values[k];
-    }
-    double divisor = 1.0, eps = (double)router->renorm_eps;
-    if (router->renorm == MOE_RENORM_ADD_EPS)
-        divisor = sum + eps;
-    else if (router->renorm == MOE_RENORM_CLAMP_EPS)
-        divisor = sum > eps ? sum : eps;
-    if (divisor == 0.0 || !isfinite(divisor))
-        divisor = 1.0;
-    for (size_t k = 0; k < top_k; k++)
-        weights[k] = (float)(values[k] / divisor * (double)router->scale);
-}
-
-bool moe_route_row(const struct moe_router *router, const double *logits, size_t top_k, int32_t *ids, float *weights,
-                   double *scratch)
+bool moe_route_row(const struct moe_router *router, const double *logits, const int32_t *chosen, size_t top_k,
+                   int32_t *ids, float *weights, double *scratch)
 {
     size_t num_experts = router->num_experts;
     bool finite = false;
@@ -169,13 +104,57 @@ bool moe_route_row(const struct moe_router *router, const double *logits, size_t
         return false;
     }
     double *keys = scratch, *group_scores = keys + num_experts, *best = group_scores + num_experts;
-    struct softmax all = {0.0, 1.0};
-    if (router->select == MOE_SCORE_SOFTMAX || router->weight == MOE_SCORE_SOFTMAX)
-        all = softmax_of(logits, NULL, num_experts);
-    fill_keys(router, &all, logits, keys);
-    if (router->num_groups > 1)
-        mask_groups(router, keys, group_scores);
-    choose(keys, num_experts, top_k, ids, best);
-    weigh(router, &all, logits, top_k, ids, weights, best);
+    double *capped = best + num_experts;
+    struct moe_route_softmax all;
+    if (router->softcap > 0.0f) {
+        moe_route_score_cap(capped, logits, num_experts, (double)router->softcap);
+        logits = capped;
+    }
+    moe_route_score_keys(router, keys, &all, logits);
+    if (chosen != NULL) {
+        memcpy(ids, chosen, top_k * sizeof *ids);
+    } else {
+        add_bias(router, keys);
+        if (router->num_groups > 1)
+            mask_groups(router, keys, group_scores);
+        choose_all(router, keys, top_k, ids, best);
+    }
+    moe_route_score_weigh(router, weights, &all, logits, ids, top_k, best, keys);
     return true;
+}
+
+const int32_t *moe_route_hash(const struct moe_router *router, int64_t token_id)
+{
+    if (token_id < 0 || (uint64_t)token_id >= router->hash_rows)
+        return NULL;
+    return router->hash_table + (size_t)token_id * router->hash_cols;
+}
+
+/* ---- the norm of the router's input ---- */
+
+void moe_route_squares(double *lanes, const float *x, size_t count)
+{
+    size_t c = 0;
+    for (; c + MOE_ROUTE_LANES <= count; c += MOE_ROUTE_LANES)
+        for (size_t i = 0; i < MOE_ROUTE_LANES; i++)
+            lanes[i] += (double)x[c + i] * (double)x[c + i];
+    for (size_t i = 0; c + i < count; i++)
+        lanes[i] += (double)x[c + i] * (double)x[c + i];
+}
+
+void moe_route_norm(const struct moe_router *router, double *logits, const double *lanes, size_t hidden_size)
+{
+    double sum = 0.0, size = (double)hidden_size;
+    for (size_t i = 0; i < MOE_ROUTE_LANES; i++)
+        sum += lanes[i];
+    double divisor = sqrt(sum / size + (double)router->norm_eps);
+    if (router->norm_unit)
+        divisor *= sqrt(size);
+    if (divisor == 0.0)    /* of zeros: zeros */
+        divisor = 1.0;
+    for (size_t e = 0; e < router->num_experts; e++) {
+        logits[e] /= divisor;
+        if (router->host_bias != NULL)
+            logits[e] += (double)router->host_bias[e];
+    }
 }

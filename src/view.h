@@ -14,6 +14,12 @@ static inline bool moe_view_is_float(enum moe_format format)
     return format == MOE_FORMAT_F32 || format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16;
 }
 
+/* Formats of MOE_INDEX_FORMAT_MAP: never of weights. */
+static inline bool moe_view_is_index(enum moe_format format)
+{
+    return format == MOE_FORMAT_I16 || format == MOE_FORMAT_I32 || format == MOE_FORMAT_I64 || format == MOE_FORMAT_F64;
+}
+
 /* Sets of formats that a view may have. */
 enum {
     MOE_ALLOW_F32 = 1,

@@ -15,13 +15,38 @@
 extern "C" {
 #endif
 
-#define MOE_BACKEND_ABI 1
+#define MOE_BACKEND_ABI 2
+
+/* Scales of a matrix in backend memory: the value at (r, c) is (q - zero - zero_offset) * scale * factor, of block row
+ * i = (first_row + r) / block_rows and block column j = column_block ? column_block[c] : c / block_cols. */
+struct moe_slice_scales {
+    size_t first_row, block_rows, block_cols;   /* blocks never 0 */
+    struct moe_view scale;        /* [.., ..] f32, f16, bf16, e4m3, e8m0, stride set; absent: 1 */
+    struct moe_view zero;         /* [.., ..] u8, stride set; absent: 0 */
+    struct moe_view column_block; /* i32 [cols]; absent: none */
+    float zero_offset, factor;
+};
 
 /* One matrix in backend memory, [rows, cols], cut out of its stack: data.offset is its first row, data.stride is set,
  * data.size covers it, data.format is a format of weights. */
 struct moe_slice {
     struct moe_view data;
     size_t rows, cols;
+    bool scaled;                  /* scales count; never without MOE_BACKEND_SCALES */
+    struct moe_slice_scales scales;
+};
+
+/* A part of a stack's scales: a matrix for each expert, found as its values are. data.base and bases NULL: absent. */
+struct moe_plane {
+    struct moe_view data;         /* stride always set */
+    size_t expert_stride;
+    void *const *bases;
+};
+struct moe_stack_scales {
+    size_t first_row, block_rows, block_cols;
+    struct moe_plane scale, zero, column_block;
+    const float *host_factors;    /* host, [num_experts]; NULL: 1 */
+    float zero_offset;
 };
 
 /* num_experts matrices of one shape and format, as the core made them ready for this backend: in place, or copied. */
@@ -32,6 +57,7 @@ struct moe_stack {
     size_t num_experts, rows, cols;
     struct moe_view bias;         /* f32 [num_experts, rows], dense, backend memory; absent: none */
     const float *host_bias;       /* the same in host memory; NULL: none */
+    const struct moe_stack_scales *scales;   /* NULL: none */
 };
 
 /* A set of experts, ready for this backend. */
@@ -55,8 +81,25 @@ struct moe_router {
     bool group_mask_zero;
     enum moe_renorm renorm;
     float renorm_eps, scale;
-    const float *host_matrix;         /* host, [num_experts, hidden_size], dense; NULL: logits come with the call */
+    const float *host_matrix;         /* host, [num_experts, hidden_size], dense, times norm's scale; NULL: logits come
+                                         with the call */
     const float *host_bias;           /* host, [num_experts], added to the matrix' logits; NULL: none */
+    bool norm, norm_unit;             /* the matrix' logits, before the bias, are divided by sqrt(mean of x^2 +
+                                         norm_eps), and by sqrt(hidden_size) if unit */
+    float norm_eps;
+    float softcap;                    /* 0: none */
+    float renorm_p, sparsemixer_eps;
+    const float *expert_scale;        /* host, [num_experts]; NULL: none */
+    const int32_t *hash_table;        /* host, [hash_rows, hash_cols]; NULL: none */
+    size_t hash_rows, hash_cols;
+    size_t num_always;
+};
+
+/* struct moe_norm, ready: scale is host memory, NULL for 1. */
+struct moe_norm_desc {
+    const float *scale;
+    float eps;
+    bool unit;
 };
 
 /* A layer, ready for this backend; lives as long as the layer. */
@@ -69,11 +112,18 @@ struct moe_layer_desc {
     float shared_gate_bias;               /* added before the sigmoid */
     const struct moe_router *router;      /* NULL: ids and weights come with the call */
     bool weight_on_input;
+    size_t hidden_size;                   /* of x, router, shared expert and out; experts->hidden_size unless latent */
+    size_t num_zero_experts;              /* the last of num_experts ids */
+    const struct moe_expert_set *latent;  /* up and down of 1 expert; NULL: none */
+    const struct moe_norm_desc *latent_norm, *out_norm;   /* NULL: none */
+    float routed_scale, out_scale;        /* never 0 */
+    const float *host_out_bias;           /* host, [hidden_size]; NULL: none */
 };
 
 enum moe_backend_flags {
-    MOE_BACKEND_HOST_MEMORY = 1   /* base is a host address: host weights are read in place, views are checked for
+    MOE_BACKEND_HOST_MEMORY = 1,  /* base is a host address: host weights are read in place, views are checked for
                                      alignment and overlap */
+    MOE_BACKEND_SCALES = 2        /* linear takes slices with scales; otherwise such weights are copied as f32 */
 };
 
 struct moe_backend_ops {
@@ -97,7 +147,7 @@ struct moe_backend_ops {
     /* -- required: arithmetic, queued in order, one dispatch each. Vectors are dense; f32 unless said ----------- */
     /* dst[i] = src[i], i < n; each of f32, f16, bf16 */
     enum moe_status (*copy)(void *ctx, const struct moe_view *dst, const struct moe_view *src, size_t n);
-    /* y[r] = sum over c of w[r,c] * x[c]; every format of MOE_FORMAT_MAP */
+    /* y[r] = sum over c of w[r,c] * x[c]; every format of MOE_FORMAT_MAP; slices with scales if flags say so */
     enum moe_status (*linear)(void *ctx, const struct moe_view *y, const struct moe_slice *w, const struct moe_view *x);
     /* y[i] = act(g[i]) * (g[n + i] + up_offset), clamped as act says; not gated: y[i] = act(g[i]). i < n */
     enum moe_status (*glu)(void *ctx, const struct moe_view *y, const struct moe_view *g, size_t n,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// libmoe: the Mixture-of-Experts layer of a language model. The whole stable API; this page is its manual.
+// libmoe: the Mixture-of-Experts layer of a language model. This page, with the model.h and format.h that it includes,
+// is the whole stable API and its manual.
 //
 //     out[t] = sum over slots k of weights[t,k] * down_e( act(gate_e x[t]) * (up_e x[t]) ),   e = ids[t,k]
 //
@@ -166,6 +167,19 @@ MOE_API enum moe_status moe_context_stats(struct moe_context *ctx, struct moe_st
 
 /* ---- expert weights ------------------------------------------------------------------------------------- */
 
+struct moe_scales;
+
+/* Values in 32-bit little-endian words, as quantisers of safetensors files pack them; formats U4 (8 values a word, the
+ * first in the lowest bits) and U8 (4). The matrix is then one of words, and strides are those of words. Such matrices
+ * are copied at creation. Words along the columns of a matrix that is not transposed need no packing: that is plain U4
+ * and U8. */
+enum moe_packing {
+    MOE_PACKING_NONE,
+    MOE_PACKING_COLS,        /* a word holds neighbours of a row (GPTQ: transposed, words [cols / 8, rows]) */
+    MOE_PACKING_ROWS,        /* ... of a column (zeros of GPTQ: transposed, words [cols, rows / 8]) */
+    MOE_PACKING_ROWS_AWQ     /* likewise, U4, values 0, 2, 4, 6, 1, 3, 5, 7 from the lowest bits up (AWQ) */
+};
+
 /* num_experts matrices [rows, cols] of one format (or one matrix: a router). Strides express the layouts that files
  * have: gate and up in one tensor, one after the other (offset) or row by row (a stride of two rows).
  * data: the first row of expert 0; data.stride from row to row; data.size covers the whole stack. */
@@ -176,12 +190,30 @@ struct moe_matrix {
     void *const *bases;             /* or one base for each expert: data.base is not used, data.offset and data.size
                                        hold for each of them */
     bool transposed;                /* stored [cols, rows], data.stride from stored row to stored row; formats of one
-                                       value a block. Copied when experts or layer are created */
+                                       value a block, or of one byte (e2m1, u4). Copied when experts or layer are created */
     size_t element_stride;          /* transposed only: bytes between neighbours of a stored row; 0: dense. Two values
                                        when the columns of gate and up alternate */
     struct moe_view bias;           /* [num_experts, rows] f32, f16 or bf16, stride from expert to expert; absent: none.
                                        Added to the product. Always host memory; copied at creation */
     size_t bias_element_stride;     /* bytes between neighbours of a bias; 0: dense */
+    enum moe_packing packing;
+    const struct moe_scales *scales;   /* NULL: values are what the format says */
+};
+
+/* Scales that lie apart from the values. The value at row r and column c is (q - zero - zero_offset) * scale * factor,
+ * scale and zero of block row (first_row + r) / block_rows and of block column c / block_cols; blocks at the edges may
+ * be partial. Matrices in here have no bias and no scales of their own, and may have bases, strides, transposition. */
+struct moe_scales {
+    size_t struct_size;
+    size_t block_rows, block_cols;      /* 0: all rows, all columns */
+    size_t first_row;                   /* rows of the first block that belong to a matrix before this one */
+    const struct moe_matrix *scale;     /* [block rows, block columns] f32, f16, bf16, e4m3, e8m0; NULL: 1 */
+    const struct moe_matrix *zero;      /* likewise, u4, u8 or i8; copied; NULL: 0 */
+    float zero_offset;                  /* 8 where int4 is stored with 8 added; 1 where zeros are stored less 1 */
+    const struct moe_matrix *factor;    /* [1, 1] f32, f16, bf16: NVFP4's second level of an expert; copied; NULL: 1 */
+    bool factor_divides;                /* the factor is 1 / *factor, rounded to f32 (compressed-tensors) */
+    const struct moe_matrix *column_block;   /* [1, cols] i32: the block column of each column, instead of
+                                           c / block_cols (GPTQ's g_idx); copied; NULL: as above */
 };
 
 enum moe_act_kind {
@@ -189,15 +221,16 @@ enum moe_act_kind {
     MOE_ACT_GELU_TANH,   /* 0.5 g (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))) */
     MOE_ACT_GELU_ERF,    /* 0.5 g (1 + erf(g / sqrt(2))) */
     MOE_ACT_RELU,        /* max(g, 0) */
-    MOE_ACT_RELU2        /* max(g, 0)^2 */
+    MOE_ACT_RELU2,       /* max(g, 0)^2 */
+    MOE_ACT_SITU         /* beta tanh(g / beta) sigmoid(g), and u becomes beta_up tanh(u / beta_up) if beta_up > 0 */
 };
 enum moe_clamp {
     MOE_CLAMP_NONE,
     MOE_CLAMP_BEFORE,    /* act(min(g, limit)), clamp(u, -limit, limit) */
     MOE_CLAMP_AFTER      /* min(act(g), limit), clamp(u, -limit, limit) */
 };
-/* h = act(g) * (u + up_offset). Where experts have no gate h = act(u), clamped like g, without up_offset. gpt-oss:
- * SWISH, BEFORE, limit 7, alpha 1.702, up_offset 1. All zero: SiLU. */
+/* h = act(g) * (u + up_offset), u clamped first. Where experts have no gate h = act(u), clamped like g, without
+ * up_offset. gpt-oss: SWISH, BEFORE, limit 7, alpha 1.702, up_offset 1. All zero: SiLU. */
 struct moe_act {
     size_t struct_size;
     enum moe_act_kind kind;
@@ -205,6 +238,8 @@ struct moe_act {
     float limit;         /* > 0 with a clamp */
     float alpha;         /* SWISH; 0 means 1 */
     float up_offset;
+    float beta;          /* SITU; > 0 */
+    float beta_up;       /* SITU; 0: u stays */
 };
 
 enum moe_location {
@@ -290,23 +325,39 @@ enum moe_score {
     MOE_SCORE_SOFTMAX,        /* over all experts */
     MOE_SCORE_SIGMOID,
     MOE_SCORE_LOGIT,          /* the logit itself */
-    MOE_SCORE_SOFTMAX_TOPK    /* weight only: softmax over the logits of the chosen; select defaults to LOGIT */
+    MOE_SCORE_SOFTMAX_TOPK,   /* weight only: softmax over the logits of the chosen; select defaults to LOGIT */
+    MOE_SCORE_SQRT_SOFTPLUS,  /* sqrt(log(1 + exp(z))) */
+    MOE_SCORE_SPARSEMIXER     /* weight only, select is LOGIT: the weight of slot k is its share of the softmax over
+                                 the experts that slots before it have not taken and whose logit z is close to the
+                                 slot's own m: (m - z) / max(|z|, m) <= 2 sparsemixer_eps (arXiv 2409.12136) */
 };
 enum moe_renorm {
     MOE_RENORM_NONE,
     MOE_RENORM_ADD_EPS,       /* w / (S + eps), S the sum over the chosen */
-    MOE_RENORM_CLAMP_EPS      /* w / max(S, eps) */
+    MOE_RENORM_CLAMP_EPS,     /* w / max(S, eps) */
+    MOE_RENORM_P_NORM         /* w / (sum of |w|^p)^(1/p) */
 };
 enum moe_group_score {
     MOE_GROUP_TOP2_SUM,       /* a group's score is the sum of its two best keys */
     MOE_GROUP_MAX             /* ... its best key */
 };
 
+/* x / sqrt(mean of x^2 + eps) * scale; of zeros: zeros */
+struct moe_norm {
+    size_t struct_size;
+    struct moe_view scale;              /* [size of x] f32, f16, bf16; host memory, copied; absent: 1 */
+    float eps;                          /* >= 0 */
+    bool unit;                          /* divided by sqrt(size of x) as well: x / sqrt(sum of x^2 + size * eps) */
+};
+
 /* How logits become ids and weights:
+ *     logit  = router x, x normed by norm if there is one; then softcap tanh(logit / softcap)
  *     key    = select(logit) + selection_bias
  *     groups : num_groups runs of num_experts / num_groups experts; those outside the top_groups best get key -inf
  *     ids    = the top_k largest keys, descending; ties: the lower id; NaN ranks below -inf
- *     weight = weight(logit) of the chosen, without the bias; then renorm; then times scale
+ *              With num_always, the last num_always ids fill the last slots, and the others compete for the rest.
+ *              With hash_table, the first ids of the token's row instead, in its order; keys do not count.
+ *     weight = weight(logit) of the chosen, without the bias; then renorm; then times scale; then times expert_scale
  * A row without one finite logit gets ids 0..top_k-1 and weights 0, and is counted. A single NaN logit is an expert
  * that is never chosen before a number (its group sees it as -inf), and weighs 0. +inf: that expert takes all of a
  * softmax (several share it). A divisor of 0, or one that is not finite, leaves the weights as they are in renorm.
@@ -319,10 +370,24 @@ struct moe_routing {
     struct moe_view selection_bias;     /* [num_experts] f32, f16, bf16; host memory, copied; absent: none */
     size_t num_groups, top_groups;      /* 0 or 1 groups: none. num_groups divides num_experts */
     enum moe_group_score group_score;
-    bool group_mask_zero;               /* experts of dropped groups get key 0 instead of -inf */
+    bool group_mask_zero;               /* experts of dropped groups get key 0 instead of -inf: they may be chosen,
+                                           and weigh what their logits say; top_k may be more than groups hold */
     enum moe_renorm renorm;
     float renorm_eps;                   /* >= 0 */
     float scale;                        /* 0 means 1 */
+    const struct moe_norm *norm;        /* of the layer's router's input, NULL: none */
+    float softcap;                      /* 0: none */
+    float renorm_p;                     /* P_NORM; >= 1 */
+    float sparsemixer_eps;              /* SPARSEMIXER; >= 0 */
+    struct moe_view expert_scale;       /* [num_experts] f32, f16, bf16; host memory, copied; absent: 1 */
+    struct moe_view hash_table;         /* [hash_rows, top_k of the layer] i32 or i64, ids in range; host memory,
+                                           copied; absent: none. Calls must bring token_ids, and no larger top_k. A
+                                           token id outside the table gives a row of empty slots, whatever the logits,
+                                           and is not counted as one without a finite logit. Not with num_always or
+                                           SPARSEMIXER */
+    size_t hash_rows;                   /* the vocabulary */
+    size_t num_always;                  /* < top_k, also of each call that routes; 0: none. Neither selection_bias nor
+                                           groups count them */
 };
 
 enum moe_shared_gate {
@@ -346,12 +411,26 @@ struct moe_layer_params {
     size_t struct_size;
     uint32_t flags;                     /* enum moe_layer_flags */
     const struct moe_experts *experts;
-    size_t num_experts;                 /* ids that routing may give; 0: as many as experts has. Otherwise expert_map
-                                           tells which id is which matrix; without it ids beyond the last are skipped */
+    size_t num_experts;                 /* ids that routing may give; 0: as many as experts and zero experts. Otherwise
+                                           expert_map tells which id is which matrix; without it ids beyond the last
+                                           matrix are skipped */
     size_t top_k;                       /* 1..num_experts */
     const struct moe_routing *routing;  /* NULL: the caller brings ids and weights */
     const struct moe_shared *shared;    /* NULL: none */
     bool weight_on_input;               /* the weight multiplies the expert's input, not its output (Llama 4) */
+    /* out = norm((routed_scale * sum over slots + shared) * out_scale + out_bias); each step if it is there */
+    float routed_scale, out_scale;      /* 0 means 1 */
+    struct moe_view out_bias;           /* [hidden_size] f32, f16, bf16; host memory, copied; absent: none */
+    const struct moe_norm *out_norm;    /* NULL: none */
+    size_t num_zero_experts;            /* the last so many of num_experts ids have no matrix and give their input:
+                                           out += weight * x (LongCat). Where expert_map maps one to -1 it is skipped,
+                                           other entries do not matter. Not with latent */
+    /* Experts of a width of their own: they see latent->up x, and latent->down takes the sum over slots back. A
+     * moe_experts of 1 expert without a gate, up [latent, hidden_size], down [hidden_size, latent]; its activation does
+     * not count. experts then has hidden_size latent; router, shared expert and out are of the layer's hidden_size.
+     * MOE_OUT_PAIRS rows, and x of a combine, are latent. */
+    const struct moe_experts *latent;
+    const struct moe_norm *latent_norm; /* of routed_scale * the sum, before latent->down; NULL: none */
 };
 
 /* The most experts, and ids, of a layer. */
@@ -372,6 +451,9 @@ struct moe_layer_info {
     bool capturable;                    /* may be called while a stream captures */
     bool batch_invariant;               /* a token's bits do not depend on num_tokens or the other tokens */
     bool exact;                         /* activations stay f32 */
+    size_t num_zero_experts;            /* of num_experts */
+    size_t expert_width;                /* what experts take and give: hidden_size, or latent */
+    bool needs_token_ids;               /* routes by hash_table */
 };
 /* out->struct_size set by the caller. */
 MOE_API enum moe_status moe_layer_info(const struct moe_layer *layer, struct moe_layer_info *out);
@@ -388,6 +470,7 @@ MOE_API enum moe_status moe_layer_info(const struct moe_layer *layer, struct moe
  *                      MOE_OUT_PAIRS weights may be
  *                      absent (not if on the input)
  *     logits, router_x                 sources of routing                          ignored
+ *     token_ids        needed where routing is by hash_table, unless ids come    ignored
  *     expert_map       may be there                   ignored                      may be there
  *     live_tokens      may be there                   may be there                 may be there
  *     out_ids,         may be there                   needed                       ignored
@@ -415,6 +498,7 @@ struct moe_layer_io {
     struct moe_view out_weights;   /* f32 [num_tokens, top_k]: the weights, as routed or given */
     struct moe_view expert_counts; /* i64 [num_experts], added to: pairs for each id in range, also skipped ones */
     struct moe_view workspace;     /* moe_layer_workspace_size bytes, 256-byte aligned; contents do not matter */
+    struct moe_view token_ids;     /* [num_tokens, 1] i32 or i64, for hash_table */
 };
 
 /* Bytes of workspace for such a forward; enough for route and combine of the same sizes too. Reads num_tokens, top_k,
@@ -450,108 +534,10 @@ MOE_API enum moe_status moe_layer_route(struct moe_context *ctx, const struct mo
 MOE_API enum moe_status moe_layer_combine(struct moe_context *ctx, const struct moe_layer *layer,
                                           const struct moe_layer_io *io);
 
-/* ---- 3. model files ------------------------------------------------------------------------------------- */
-
-/* A .gguf file (any part of a split set) or a Hugging Face directory (config.json with safetensors). A single
- * .safetensors file opens too, as tensors without a model: no architecture, no blocks. Opening reads headers, never
- * weights. Files are taken for hostile: every size is checked before it is used. */
-struct moe_model;
-
-enum moe_model_flags {
-    MOE_MODEL_READ = 1    /* read tensors into memory when they are first asked for, map files only to open them: one
-                             that shrinks later then gives ERR_IO, where a mapped one raises SIGBUS */
-};
-struct moe_model_params {
-    size_t struct_size;
-    uint32_t flags;
-    const struct moe_env *env;
-};
-
-/* params NULL: defaults. ERR_IO, ERR_FORMAT (names file, tensor or key, and reason), ERR_UNSUPPORTED (a family or type
- * that this library does not know), ERR_MEMORY. */
-MOE_API enum moe_status moe_model_open(const char *path, const struct moe_model_params *params,
-                                       struct moe_model **out, struct moe_error *error);
-MOE_API void moe_model_close(struct moe_model *model);
-
-struct moe_model_info {
-    size_t struct_size;
-    const char *architecture;      /* as the file says: "qwen3_moe", "qwen3moe"; NULL: not a model */
-    const char *family;            /* the preset's name: "qwen3_moe"; NULL: not a model */
-    const char *container;         /* "gguf", "safetensors" */
-    size_t num_blocks;             /* decoder layers, dense ones included */
-    size_t num_tensors;
-    size_t num_metadata;           /* entries for moe_model_metadata_at */
-    uint64_t tensor_bytes;         /* of all tensors whose format is known */
-};
-/* out->struct_size set by the caller; strings last until close. */
-MOE_API enum moe_status moe_model_info(const struct moe_model *model, struct moe_model_info *out);
-
-/* Block b as params that point into the file's memory: change what you like in a copy, then create. *out is NULL, with
- * MOE_OK, for a block without experts. Valid until close. experts and shared->experts inside *layer are NULL: create
- * them from the two params, then set the pointers in your copy. ERR_FORMAT, ERR_UNSUPPORTED name the tensor. */
-struct moe_model_block {
-    const struct moe_experts_params *experts;  /* has hidden_size, intermediate_size, num_experts */
-    const struct moe_experts_params *shared;   /* NULL: none */
-    const struct moe_layer_params *layer;
-};
-MOE_API enum moe_status moe_model_block(struct moe_model *model, size_t block, const struct moe_model_block **out,
-                                        struct moe_error *error);
-
-/* All of it in one step: a layer that owns its experts; flags of enum moe_layer_flags. The model must outlive it.
- * ERR_ARGUMENT for a block without experts. */
-MOE_API enum moe_status moe_model_layer(struct moe_model *model, size_t block, struct moe_backend *backend,
-                                        uint32_t flags, struct moe_layer **out, struct moe_error *error);
-
-/* A tensor as the file holds it. Names are the file's own. */
-#define MOE_MAX_DIMS 4
-struct moe_tensor {
-    const char *name;
-    const struct moe_format_info *format;   /* NULL: a type that this library does not know */
-    uint32_t type;                          /* its number: enum moe_format, or the file's where format is NULL */
-    size_t num_dims;
-    size_t shape[MOE_MAX_DIMS];             /* outermost first */
-    uint64_t size;                          /* bytes */
-};
-/* Tensors in the order of the file; names last until close. ERR_ARGUMENT past the last, or if there is none. */
-MOE_API enum moe_status moe_model_tensor_at(const struct moe_model *model, size_t i, struct moe_tensor *out);
-MOE_API enum moe_status moe_model_tensor_find(const struct moe_model *model, const char *name, struct moe_tensor *out);
-/* Its values, host memory, until close. Reads them if the model was opened with MOE_MODEL_READ. */
-MOE_API enum moe_status moe_model_tensor_data(struct moe_model *model, const char *name, const void **data,
-                                              struct moe_error *error);
-
-/* The file's metadata: GGUF keys as they are; config.json with its nesting written by dots
- * ("rope_parameters.rope_theta") and, of its lists, only lists of plain values; its Infinity and NaN read as null. */
-enum moe_value_kind {
-    MOE_VALUE_NULL,
-    MOE_VALUE_BOOL,
-    MOE_VALUE_INT,       /* also GGUF's unsigned; above 2^63 - 1 they are FLOAT */
-    MOE_VALUE_FLOAT,
-    MOE_VALUE_STRING,
-    MOE_VALUE_ARRAY
-};
-struct moe_value {
-    enum moe_value_kind kind;
-    bool boolean;
-    int64_t integer;
-    double number;          /* set for INT as well */
-    const char *string;     /* NUL-terminated, UTF-8 as in the file; lasts until close */
-    size_t length;          /* bytes of string, or items of an array */
-    uint32_t gguf_type;     /* GGUF's number for the type of the value, or of an array's items; otherwise 0 */
-    const void *array;      /* for moe_model_metadata_item */
-};
-MOE_API enum moe_status moe_model_metadata_at(const struct moe_model *model, size_t i, const char **key,
-                                              struct moe_value *out);
-/* ERR_ARGUMENT if there is no such key. */
-MOE_API enum moe_status moe_model_metadata_find(const struct moe_model *model, const char *key, struct moe_value *out);
-MOE_API enum moe_status moe_model_metadata_item(const struct moe_model *model, const struct moe_value *array, size_t i,
-                                                struct moe_value *out);
-
-/* Routing and activation of a model family, by its name in config.json or in GGUF ("gpt_oss", "gpt-oss"), as
- * transformers computes it; where config.json decides, the family's default. Pointers and views are left absent.
- * Structs come with struct_size set by the caller. ERR_UNSUPPORTED: unknown family. */
-MOE_API enum moe_status moe_preset(const char *family, struct moe_routing *routing, struct moe_act *act);
-
 #ifdef __cplusplus
 }
 #endif
+
+#include "moe/model.h"   /* 3. model files */
+
 #endif

@@ -5,9 +5,14 @@
 //     logits   the layer's router                                  items: blocks of tokens x blocks of experts
 //     route    logits, or the caller's ids -> ids and weights      items: blocks of tokens
 //     plan     checks of MOE_STRICT, pairs sorted by matrix        one lane
+//     latent_in     latent experts: their x, latent->up x          items: blocks of rows
 //     scale    weight_on_input: weight * x for each pair           items: blocks of pairs
 //     gate_up  h = act(gate x) * (up x), shared expert first       items: matrices with pairs x blocks of rows
 //     down     down h for all pairs, their weighted sum, out       items: blocks of rows
+//     combine  moe_layer_combine, in place of the last four        items: blocks of tokens
+//     latent_norm   latent experts: norm of the sum                items: blocks of tokens
+//     latent_out    latent->down of it, shared expert's down, out  items: blocks of rows
+//     out_norm      norm of the sum, out                           items: blocks of tokens
 //
 // Nothing that the caller can see is written before plan has found the call good. Sums have one order (combine_cpu.c,
 // kernels.h), so results do not depend on lanes or items.
@@ -27,12 +32,19 @@ enum moe_cpu_phase {
     MOE_PHASE_LOGITS,
     MOE_PHASE_ROUTE,
     MOE_PHASE_PLAN,
+    MOE_PHASE_LATENT_IN,
     MOE_PHASE_SCALE,
     MOE_PHASE_GATE_UP,
     MOE_PHASE_DOWN,
     MOE_PHASE_COMBINE,
+    MOE_PHASE_LATENT_NORM,
+    MOE_PHASE_LATENT_OUT,
+    MOE_PHASE_OUT_NORM,
     MOE_NUM_PHASES
 };
+
+/* What positions hold of a pair that is not sorted: nothing is done for it, or it goes to a zero expert. */
+enum { MOE_PAIR_SKIPPED = -1, MOE_PAIR_ZERO = -2 };
 
 enum moe_cpu_mode { MOE_CALL_FORWARD, MOE_CALL_ROUTE, MOE_CALL_COMBINE };
 
@@ -61,20 +73,24 @@ struct moe_cpu_call {
     size_t num_lanes;
     size_t num_tokens, live_tokens, top_k, num_pairs;
     bool has_shared, computes_logits;
+    bool finishes;                     /* the sum over slots is not yet out: finish_cpu.c has the rest */
 
     /* in the workspace */
     struct moe_cpu_rows x, router_x;
+    struct moe_cpu_rows expert_x;      /* x, or rows of the experts' own width */
     double *logits;            /* [num_tokens, num_experts], where the layer's router is used */
     int32_t *ids;              /* [num_pairs], -1: empty */
     float *weights;            /* [num_pairs] */
     float *shared_weights;     /* [num_tokens] */
     size_t *starts;            /* [matrices + 1]: where the sorted pairs of a matrix begin */
     int32_t *active;           /* [matrices]: those with pairs, num_active of them */
-    int32_t *positions;        /* [num_pairs]: a pair's place in the sorted order; -1: skipped */
+    int32_t *positions;        /* [num_pairs]: a pair's place in the sorted order, or as above */
     int32_t *tokens;           /* [num_pairs], sorted: the token of each */
-    float *scaled;             /* [num_pairs, hidden], sorted; weight_on_input */
+    float *scaled;             /* [num_pairs, expert_width], sorted; weight_on_input */
     float *h;                  /* [num_pairs, intermediate], sorted */
     float *shared_h;           /* [num_tokens, shared intermediate] */
+    float *sums;               /* [num_tokens, expert_width]: sums over slots; latent experts */
+    float *finished;           /* [num_tokens, hidden]: out before its norm; out_norm */
     unsigned char *scratch;    /* scratch_bytes for each lane */
     size_t scratch_bytes;
     size_t num_active, num_sorted;
@@ -124,7 +140,25 @@ size_t moe_experts_cpu_gate_up_scratch(void);
 size_t moe_combine_cpu_down_items(const struct moe_cpu_call *call);
 void moe_combine_cpu_down(void *call, size_t lane);
 size_t moe_combine_cpu_down_floats(const struct moe_cpu_call *call);    /* of a lane's scratch, for a pair or token */
+/* out[row][first..] = acc, or += acc; any false: nothing was added, zeros. */
+void moe_combine_cpu_write(const struct moe_cpu_call *call, size_t row, size_t first, const float *acc, size_t n,
+                           bool any);
 size_t moe_combine_cpu_items(const struct moe_cpu_call *call);
 void moe_combine_cpu_run(void *call, size_t lane);
+
+/* finish_cpu.c: the phases around the experts, where a layer has them. */
+size_t moe_finish_cpu_latent_in_items(const struct moe_cpu_call *call);
+void moe_finish_cpu_latent_in(void *call, size_t lane);
+size_t moe_finish_cpu_latent_norm_items(const struct moe_cpu_call *call);
+void moe_finish_cpu_latent_norm(void *call, size_t lane);
+size_t moe_finish_cpu_latent_out_items(const struct moe_cpu_call *call);
+void moe_finish_cpu_latent_out(void *call, size_t lane);
+size_t moe_finish_cpu_latent_out_scratch(void);
+size_t moe_finish_cpu_out_norm_items(const struct moe_cpu_call *call);
+void moe_finish_cpu_out_norm(void *call, size_t lane);
+/* Take the sum over slots of token t from its value first on; any false: no slot had an expert, acc is not set. acc is
+ * changed. shared: the shared expert's output, NULL where it is added later, or there is none. */
+void moe_finish_cpu_take(const struct moe_cpu_call *call, size_t t, size_t first, float *acc, const float *shared,
+                         size_t n, bool any);
 
 #endif

@@ -2,6 +2,7 @@
 // The second half of a call: down, and the weighted sum of a token's experts. One order, in f32, two roundings a term:
 //     acc = w0 * y0;  acc = acc + w1 * y1; ...  (slots in order, without the skipped);  acc = acc + gate * shared
 //     out = acc, or out = out + acc, rounded to out's format once
+// Layers that do more to the sum hand it to finish_cpu.c before the shared expert is added.
 #include <string.h>
 
 #include "cpu/experts_cpu.h"
@@ -15,8 +16,8 @@ enum {
     COMBINE_TOKENS = 4
 };
 
-/* out[row][first..] = acc, or += acc; any false: nothing was added, zeros. */
-static void write_out(const struct moe_cpu_call *call, size_t row, size_t first, const float *acc, size_t n, bool any)
+void moe_combine_cpu_write(const struct moe_cpu_call *call, size_t row, size_t first, const float *acc, size_t n,
+                           bool any)
 {
     const struct moe_view *out = &call->io.out;
     bool accumulate = (call->io.flags & MOE_ACCUMULATE) != 0;
@@ -38,6 +39,13 @@ static void add(const struct moe_cpu_call *call, float *acc, const float *y, flo
 static float pair_weight(const struct moe_cpu_call *call, size_t p)
 {
     return call->desc->weight_on_input ? 1.0f : call->weights[p];
+}
+
+/* A zero expert gives its input, which the weight multiplies once, here or there. */
+static void add_input(const struct moe_cpu_call *call, float *acc, size_t t, size_t p, size_t first, size_t n,
+                      bool *any)
+{
+    add(call, acc, call->x.data + t * call->x.stride + first, call->weights[p], n, any);
 }
 
 /* ---- down ---- */
@@ -74,7 +82,7 @@ static void multiply(const struct moe_cpu_call *call, float *scratch, size_t fir
         moe_experts_cpu_linear(call->kernels, scratch + start * rows, rows, &experts->down, e, first, rows, &input,
                                call->starts[e + 1] - start);
     }
-    if (call->has_shared) {
+    if (call->has_shared && call->desc->latent == NULL) {
         struct moe_cpu_input input = {.x = call->shared_h, .x_stride = shared->intermediate_size};
         moe_experts_cpu_linear(call->kernels, scratch + call->num_sorted * rows, rows, &shared->down, 0, first, rows,
                                &input, call->live_tokens);
@@ -87,20 +95,37 @@ static void sum_tokens(const struct moe_cpu_call *call, const float *scratch, si
     for (size_t t = 0; t < call->num_tokens; t++) {
         float acc[MAX_ROWS];
         bool any = false;
-        for (size_t p = t * call->top_k; p < (t + 1) * call->top_k; p++)
+        for (size_t p = t * call->top_k; p < (t + 1) * call->top_k; p++) {
             if (call->positions[p] >= 0)
                 add(call, acc, scratch + (size_t)call->positions[p] * rows, pair_weight(call, p), rows, &any);
+            else if (call->positions[p] == MOE_PAIR_ZERO)
+                add_input(call, acc, t, p, first, rows, &any);
+        }
+        if (call->finishes) {
+            moe_finish_cpu_take(call, t, first, acc, call->has_shared ? shared + t * rows : NULL, rows, any);
+            continue;
+        }
         if (call->has_shared && t < call->live_tokens)
             add(call, acc, shared + t * rows, call->shared_weights[t], rows, &any);
-        write_out(call, t, first, acc, rows, any);
+        moe_combine_cpu_write(call, t, first, acc, rows, any);
     }
 }
 
 static void write_pairs(const struct moe_cpu_call *call, const float *scratch, size_t first, size_t rows)
 {
     for (size_t p = 0; p < call->num_pairs; p++) {
-        bool any = call->positions[p] >= 0;
-        write_out(call, p, first, any ? scratch + (size_t)call->positions[p] * rows : NULL, rows, any);
+        float x[MAX_ROWS];
+        const float *y = NULL;
+        if (call->positions[p] >= 0) {
+            y = scratch + (size_t)call->positions[p] * rows;
+        } else if (call->positions[p] == MOE_PAIR_ZERO) {
+            y = call->x.data + p / call->top_k * call->x.stride + first;
+            if (call->desc->weight_on_input) {
+                call->kernels->scaled_add[MOE_INDEX_F32](x, y, call->weights[p], rows, false);
+                y = x;
+            }
+        }
+        moe_combine_cpu_write(call, p, first, y, rows, y != NULL);
     }
 }
 
@@ -137,12 +162,15 @@ static void combine_token(const struct moe_cpu_call *call, size_t t)
         size_t n = moe_cpu_smaller(MAX_ROWS, hidden_size - first);
         bool any = false;
         for (size_t p = t * call->top_k; p < (t + 1) * call->top_k; p++) {
-            if (call->positions[p] < 0)
+            if (call->positions[p] == MOE_PAIR_SKIPPED)
                 continue;
             call->kernels->load[index](y, (const unsigned char *)moe_cpu_row(x, p) + first * bytes, n);
             add(call, acc, y, pair_weight(call, p), n, &any);
         }
-        write_out(call, t, first, acc, n, any);
+        if (call->finishes)
+            moe_finish_cpu_take(call, t, first, acc, NULL, n, any);
+        else
+            moe_combine_cpu_write(call, t, first, acc, n, any);
     }
 }
 

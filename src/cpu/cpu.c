@@ -190,7 +190,9 @@ static enum moe_status cpu_copy(void *arg, const struct moe_view *dst, const str
 
 struct linear_job {
     struct moe_linear_args args;
+    const struct moe_slice_scales *scales;    /* NULL: none */
     moe_linear_fn *kernel;
+    moe_linear_scaled_fn *scaled_kernel;
     _Atomic size_t next;
 };
 
@@ -206,7 +208,10 @@ static void linear_phase(void *arg, size_t lane)
         args.y += first;
         args.w += first * args.w_stride;
         args.rows = moe_cpu_smaller(LINEAR_BLOCK, args.rows - first);
-        job->kernel(&args);
+        if (job->scales != NULL)
+            job->scaled_kernel(&(struct moe_linear_scaled_args){args, job->scales, first});
+        else
+            job->kernel(&args);
     }
 }
 
@@ -221,7 +226,9 @@ static enum moe_status cpu_linear(void *arg, const struct moe_view *y, const str
         .args = {.y = moe_cpu_address(y), .y_stride = w->rows, .w = moe_cpu_address(&w->data),
                  .w_stride = w->data.stride, .x = moe_cpu_address(x), .x_stride = w->cols, .rows = w->rows,
                  .cols = w->cols, .num_tokens = 1},
+        .scales = w->scaled ? &w->scales : NULL,
         .kernel = ctx->cpu->kernels.linear[index],
+        .scaled_kernel = ctx->cpu->kernels.linear_scaled[index],
     };
     bool parallel = w->cols > 0 && w->rows >= LINEAR_PARALLEL / w->cols;
     moe_threads_run(ctx->threads, parallel ? moe_cpu_blocks(w->rows, LINEAR_BLOCK) : 1, linear_phase, &job);
@@ -251,7 +258,7 @@ static enum moe_status cpu_scaled_add(void *arg, const struct moe_view *y, const
 extern const struct moe_backend_ops moe_cpu_ops;
 const struct moe_backend_ops moe_cpu_ops = {
     .abi = MOE_BACKEND_ABI,
-    .flags = MOE_BACKEND_HOST_MEMORY,
+    .flags = MOE_BACKEND_HOST_MEMORY | MOE_BACKEND_SCALES,
     .name = "cpu",
     .open = cpu_open,
     .close = cpu_close,

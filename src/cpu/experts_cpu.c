@@ -10,26 +10,44 @@ enum {
     ITEMS_PER_LANE = 4       /* at least, so that lanes end at about the same time */
 };
 
+/* Row r of matrix e: what moe_stack_slice tells, without what only matrices with scales need. */
+static const unsigned char *row_address(const struct moe_stack *stack, size_t e, size_t r)
+{
+    const unsigned char *base = stack->bases != NULL ? stack->bases[e] : stack->data.base;
+    size_t expert = stack->bases != NULL ? 0 : e * stack->expert_stride;
+    return base + stack->data.offset + expert + r * stack->data.stride;
+}
+
+/* As linear, of a matrix whose scales lie apart. */
+static void run_scaled(moe_linear_scaled_fn *linear, const struct moe_linear_args *args, const struct moe_stack *stack,
+                       size_t e, size_t first)
+{
+    struct moe_slice slice = moe_stack_slice(stack, e);
+    linear(&(struct moe_linear_scaled_args){*args, &slice.scales, first});
+}
+
 void moe_experts_cpu_linear(const struct moe_kernels *kernels, float *y, size_t y_stride,
                             const struct moe_stack *stack, size_t e, size_t first, size_t rows,
                             const struct moe_cpu_input *input, size_t num_tokens)
 {
-    struct moe_slice slice = moe_stack_slice(stack, e);
     struct moe_linear_args args = {
         .y_stride = y_stride,
-        .w = (const unsigned char *)moe_cpu_row(&slice.data, first),
-        .w_stride = slice.data.stride,
+        .w = row_address(stack, e, first),
+        .w_stride = stack->data.stride,
         .x_stride = input->x_stride,
         .rows = rows,
-        .cols = slice.cols,
+        .cols = stack->cols,
     };
-    moe_linear_fn *linear = kernels->linear[moe_kernels_index(slice.data.format)];
+    enum moe_format_index index = moe_kernels_index(stack->data.format);
     for (size_t t = 0; t < num_tokens; t += MOE_LINEAR_TOKENS) {
         args.num_tokens = moe_cpu_smaller(MOE_LINEAR_TOKENS, num_tokens - t);
         args.y = y + t * y_stride;
         args.x = input->x_rows != NULL ? input->x : input->x + t * input->x_stride;
         args.x_rows = input->x_rows != NULL ? input->x_rows + t : NULL;
-        linear(&args);
+        if (stack->scales != NULL)
+            run_scaled(kernels->linear_scaled[index], &args, stack, e, first);
+        else
+            kernels->linear[index](&args);
     }
     if (stack->host_bias == NULL)
         return;
@@ -56,7 +74,7 @@ void moe_experts_cpu_scale(void *arg, size_t lane)
         for (size_t p = item * SCALE_PAIRS; p < end; p++) {
             if (call->positions[p] < 0)
                 continue;
-            const float *x = call->x.data + p / call->top_k * call->x.stride;
+            const float *x = call->expert_x.data + p / call->top_k * call->expert_x.stride;
             call->kernels->scaled_add[MOE_INDEX_F32](call->scaled + (size_t)call->positions[p] * hidden_size, x,
                                                      call->weights[p], hidden_size, false);
         }
@@ -133,7 +151,8 @@ static void run_expert(const struct moe_cpu_call *call, size_t e, size_t first, 
 {
     const struct moe_expert_set *set = call->desc->experts;
     size_t start = call->starts[e], num_tokens = call->starts[e + 1] - start;
-    struct moe_cpu_input input = {.x = call->x.data, .x_stride = call->x.stride, .x_rows = call->tokens + start};
+    const struct moe_cpu_rows *x = &call->expert_x;
+    struct moe_cpu_input input = {.x = x->data, .x_stride = x->stride, .x_rows = call->tokens + start};
     if (call->desc->weight_on_input)
         input = (struct moe_cpu_input){.x = call->scaled + start * set->hidden_size, .x_stride = set->hidden_size};
     run_block(call->kernels, call->h + start * set->intermediate_size, set, e, first,

@@ -79,15 +79,15 @@ bool moe_kernels_level_find(const char *name, enum moe_level *out)
 
 enum moe_format_index moe_kernels_index(enum moe_format format)
 {
-    static const enum moe_format formats[MOE_NUM_FORMATS] = {
-#define FORMAT_ID(id, NAME, name, values, bytes) MOE_FORMAT_##NAME,
-        MOE_FORMAT_MAP(FORMAT_ID)
-#undef FORMAT_ID
-    };
-    size_t i = 0;
-    while (i < MOE_NUM_FORMATS && formats[i] != format)
-        i++;
-    return (enum moe_format_index)i;
+    switch ((unsigned)format) {    /* not a search: calls ask for every block of rows */
+#define FORMAT_CASE(id, NAME, name, values, bytes) \
+    case MOE_FORMAT_##NAME:                        \
+        return MOE_INDEX_##NAME;
+        MOE_FORMAT_MAP(FORMAT_CASE)
+#undef FORMAT_CASE
+    default:
+        return MOE_INDEX_NONE;
+    }
 }
 
 static void set_slot(struct moe_kernels *kernels, const struct moe_kernel_row *row)

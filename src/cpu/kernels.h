@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "moe/moe.h"
+#include "moe/backend.h"
 
 /* ---- what kernels compute ------------------------------------------------------------------------------- */
 
@@ -31,6 +31,15 @@ struct moe_linear_args {
     size_t rows, cols, num_tokens;
 };
 typedef void moe_linear_fn(const struct moe_linear_args *args);
+
+/* The same of a matrix whose scales lie apart; first_row is the row of the matrix that w begins with. A value is
+ * (q - (zero + zero_offset)) * (scale * factor), each step rounded to f32; sums as above. */
+struct moe_linear_scaled_args {
+    struct moe_linear_args linear;
+    const struct moe_slice_scales *scales;
+    size_t first_row;
+};
+typedef void moe_linear_scaled_fn(const struct moe_linear_scaled_args *args);
 
 /* y[i] = act(g[i]) * (u[i] + up_offset), clamped as act says; not gated: y[i] = act(g[i]), u is not read. y may be g.
  * act has alpha filled in. */
@@ -59,7 +68,7 @@ typedef void moe_router_fn(const struct moe_router_args *args);
 /* ---- operations and levels -------------------------------------------------------------------------------- */
 
 /* Operations with a slot for each format of weights, and with one slot. moe_<op>_fn is the type of the kernel. */
-#define MOE_FORMAT_OP_MAP(X) X(linear) X(load) X(store) X(scaled_add)
+#define MOE_FORMAT_OP_MAP(X) X(linear) X(linear_scaled) X(load) X(store) X(scaled_add)
 #define MOE_PLAIN_OP_MAP(X)  X(glu) X(router)
 
 enum moe_op {

@@ -8,6 +8,7 @@
 struct layer {
     const struct moe_cpu *cpu;
     const struct moe_layer_desc *desc;
+    bool finishes;             /* out is more than the sum over slots and the shared expert */
 };
 
 enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc, void **state,
@@ -20,6 +21,8 @@ enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc
         return moe_fail(error, MOE_ERR_MEMORY, "cpu: no memory for a layer");
     layer->cpu = cpu;
     layer->desc = desc;
+    layer->finishes = desc->latent != NULL || desc->out_norm != NULL || desc->host_out_bias != NULL ||
+                      desc->routed_scale != 1.0f || desc->out_scale != 1.0f;
     info->composed = false;
     info->capturable = false;
     info->batch_invariant = true;
@@ -48,6 +51,7 @@ static void set_sizes(struct moe_cpu_call *call, const struct moe_cpu_context *c
     call->num_lanes = moe_threads_count(ctx->threads);
     call->num_tokens = io->num_tokens;
     call->top_k = io->top_k;
+    call->finishes = layer->finishes && !(io->flags & MOE_OUT_PAIRS);
     call->has_shared = mode == MOE_CALL_FORWARD && desc->shared != NULL && !(io->flags & MOE_OUT_PAIRS);
     call->computes_logits = io->ids.base == NULL && io->logits.base == NULL && desc->router != NULL &&
                             desc->router->host_matrix != NULL && mode != MOE_CALL_COMBINE;
@@ -103,16 +107,22 @@ static const struct phase {
     [MOE_PHASE_LOGITS] = {moe_route_cpu_logits_items, moe_route_cpu_logits},
     [MOE_PHASE_ROUTE] = {moe_route_cpu_items, moe_route_cpu_run},
     [MOE_PHASE_PLAN] = {one_item, moe_plan_cpu_run},
+    [MOE_PHASE_LATENT_IN] = {moe_finish_cpu_latent_in_items, moe_finish_cpu_latent_in},
     [MOE_PHASE_SCALE] = {moe_experts_cpu_scale_items, moe_experts_cpu_scale},
     [MOE_PHASE_GATE_UP] = {moe_experts_cpu_gate_up_items, moe_experts_cpu_gate_up},
     [MOE_PHASE_DOWN] = {moe_combine_cpu_down_items, moe_combine_cpu_down},
     [MOE_PHASE_COMBINE] = {moe_combine_cpu_items, moe_combine_cpu_run},
+    [MOE_PHASE_LATENT_NORM] = {moe_finish_cpu_latent_norm_items, moe_finish_cpu_latent_norm},
+    [MOE_PHASE_LATENT_OUT] = {moe_finish_cpu_latent_out_items, moe_finish_cpu_latent_out},
+    [MOE_PHASE_OUT_NORM] = {moe_finish_cpu_out_norm_items, moe_finish_cpu_out_norm},
 };
 
 static bool has_phase(enum moe_cpu_mode mode, size_t phase)
 {
     if (phase <= MOE_PHASE_PLAN)
         return true;
+    if (phase > MOE_PHASE_COMBINE)
+        return mode != MOE_CALL_ROUTE;
     return mode == MOE_CALL_ROUTE ? false : (mode == MOE_CALL_COMBINE) == (phase == MOE_PHASE_COMBINE);
 }
 

@@ -35,7 +35,8 @@ static void carve_rows(struct moe_cpu_rows *rows, const struct moe_view *view, s
 {
     *rows = (struct moe_cpu_rows){.stride = hidden_size};
     if (view->format == MOE_FORMAT_F32) {
-        rows->data = view->base != NULL ? moe_cpu_address(view) : NULL;    /* absent while sizes are counted */
+        if (view->base != NULL && carver->base != NULL)    /* absent, or unchecked, while sizes are counted */
+            rows->data = moe_cpu_address(view);
         rows->stride = view->stride / sizeof(float);
     } else {
         rows->copy = carve(carver, times(carver, num_tokens, hidden_size), sizeof(float));
@@ -50,6 +51,13 @@ static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
     call->starts = carve(carver, experts->num_experts + 1, sizeof *call->starts);
     call->active = carve(carver, experts->num_experts, sizeof *call->active);
     call->tokens = carve(carver, pairs, sizeof *call->tokens);
+    call->expert_x = call->x;
+    if (call->desc->latent != NULL) {
+        size_t width = experts->hidden_size;
+        call->expert_x = (struct moe_cpu_rows){.stride = width};
+        call->expert_x.copy = carve(carver, times(carver, call->num_tokens, width), sizeof *call->expert_x.copy);
+        call->expert_x.data = call->expert_x.copy;
+    }
     if (call->desc->weight_on_input)
         call->scaled = carve(carver, times(carver, pairs, experts->hidden_size), sizeof *call->scaled);
     call->h = carve(carver, times(carver, pairs, experts->intermediate_size), sizeof *call->h);
@@ -58,6 +66,17 @@ static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
         call->shared_h = carve(carver, times(carver, call->num_tokens, call->desc->shared->intermediate_size),
                                sizeof *call->shared_h);
     }
+}
+
+/* For a forward and for a combine. */
+static void carve_sums(struct moe_cpu_call *call, struct carver *carver)
+{
+    const struct moe_layer_desc *desc = call->desc;
+    size_t num_tokens = call->num_tokens;
+    if (desc->latent != NULL)
+        call->sums = carve(carver, times(carver, num_tokens, desc->experts->hidden_size), sizeof *call->sums);
+    if (desc->out_norm != NULL)
+        call->finished = carve(carver, times(carver, num_tokens, desc->hidden_size), sizeof *call->finished);
 }
 
 static void carve_scratch(struct moe_cpu_call *call, struct carver *carver)
@@ -69,6 +88,8 @@ static void carve_scratch(struct moe_cpu_call *call, struct carver *carver)
         bytes = route;
     if (bytes < gate_up)
         bytes = gate_up;
+    if (call->desc->latent != NULL && bytes < moe_finish_cpu_latent_out_scratch())
+        bytes = moe_finish_cpu_latent_out_scratch();
     carver->ok = carver->ok && route > 0 && moe_align(&bytes, bytes, CARVE_ALIGN);
     call->scratch_bytes = bytes;
     call->scratch = carve(carver, call->num_lanes, bytes);
@@ -77,7 +98,7 @@ static void carve_scratch(struct moe_cpu_call *call, struct carver *carver)
 enum moe_status moe_plan_cpu_workspace(struct moe_cpu_call *call, unsigned char *base, size_t *bytes)
 {
     struct carver carver = {.base = base, .ok = call->num_pairs <= INT32_MAX};
-    size_t num_tokens = call->num_tokens, hidden_size = call->desc->experts->hidden_size;
+    size_t num_tokens = call->num_tokens, hidden_size = call->desc->hidden_size;
     if (call->mode != MOE_CALL_COMBINE)
         carve_rows(&call->x, &call->io.x, &carver, num_tokens, hidden_size);
     call->router_x = call->x;
@@ -92,6 +113,8 @@ enum moe_status moe_plan_cpu_workspace(struct moe_cpu_call *call, unsigned char 
     call->positions = carve(&carver, call->num_pairs, sizeof *call->positions);
     if (call->mode == MOE_CALL_FORWARD)
         carve_experts(call, &carver);
+    if (call->mode != MOE_CALL_ROUTE)
+        carve_sums(call, &carver);
     carve_scratch(call, &carver);
     *bytes = carver.offset;
     return carver.ok ? MOE_OK : MOE_ERR_ARGUMENT;
@@ -99,23 +122,25 @@ enum moe_status moe_plan_cpu_workspace(struct moe_cpu_call *call, unsigned char 
 
 /* ---- the plan ---- */
 
-/* The matrix of an id under expert_map; -1: skipped. */
+/* The matrix of an id under expert_map; MOE_PAIR_SKIPPED, MOE_PAIR_ZERO. */
 static int32_t matrix_of(const struct moe_cpu_call *call, int32_t id)
 {
     if (id < 0)
-        return -1;
+        return MOE_PAIR_SKIPPED;
     const struct moe_view *map = &call->io.expert_map;
     int32_t matrix = map->base != NULL ? ((const int32_t *)moe_cpu_address(map))[id] : id;
-    return matrix >= 0 && (size_t)matrix < call->desc->experts->num_experts ? matrix : -1;
+    if ((size_t)id >= call->desc->num_experts - call->desc->num_zero_experts)
+        return map->base != NULL && matrix == -1 ? MOE_PAIR_SKIPPED : MOE_PAIR_ZERO;
+    return matrix >= 0 && (size_t)matrix < call->desc->experts->num_experts ? matrix : MOE_PAIR_SKIPPED;
 }
 
-/* positions[p] = the pair's matrix, -1 where it is skipped; padding is skipped without being counted. */
+/* positions[p] = the pair's matrix, below 0 where it has none; padding is skipped without being counted. */
 static void find_matrices(struct moe_cpu_call *call)
 {
     size_t live_pairs = call->live_tokens * call->top_k;
     for (size_t p = 0; p < call->num_pairs; p++) {
         call->positions[p] = matrix_of(call, call->ids[p]);
-        call->skipped_pairs += p < live_pairs && call->positions[p] < 0;
+        call->skipped_pairs += p < live_pairs && call->positions[p] == MOE_PAIR_SKIPPED;
     }
 }
 

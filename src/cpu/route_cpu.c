@@ -34,7 +34,7 @@ size_t moe_route_cpu_prepare_items(const struct moe_cpu_call *call)
 static void load_row(const struct moe_cpu_call *call, const struct moe_cpu_rows *rows, const struct moe_view *view,
                      size_t t)
 {
-    size_t hidden_size = call->desc->experts->hidden_size;
+    size_t hidden_size = call->desc->hidden_size;
     call->kernels->load[moe_kernels_index(view->format)](rows->copy + t * hidden_size, moe_cpu_row(view, t),
                                                          hidden_size);
 }
@@ -70,14 +70,14 @@ void moe_route_cpu_logits(void *arg, size_t lane)
     struct moe_cpu_call *call = arg;
     const struct moe_router *router = call->desc->router;
     size_t item, items = moe_route_cpu_logits_items(call), num_experts = call->desc->num_experts;
-    size_t hidden_size = call->desc->experts->hidden_size, blocks = moe_cpu_blocks(num_experts, LOGITS_EXPERTS);
+    size_t hidden_size = call->desc->hidden_size, blocks = moe_cpu_blocks(num_experts, LOGITS_EXPERTS);
     while ((item = moe_cpu_take(call, MOE_PHASE_LOGITS)) < items) {
         size_t t = item / blocks * LOGITS_TOKENS, e = item % blocks * LOGITS_EXPERTS;
         struct moe_router_args args = {
             .logits = call->logits + t * num_experts + e,
             .logits_stride = num_experts,
             .w = router->host_matrix + e * hidden_size,
-            .bias = router->host_bias != NULL ? router->host_bias + e : NULL,
+            .bias = router->host_bias != NULL && !router->norm ? router->host_bias + e : NULL,
             .x = call->router_x.data + t * call->router_x.stride,
             .x_stride = call->router_x.stride,
             .rows = moe_cpu_smaller(LOGITS_EXPERTS, num_experts - e),
@@ -119,15 +119,54 @@ static void load_logits(const struct moe_cpu_call *call, size_t t, double *logit
     }
 }
 
+static int64_t load_integer(const struct moe_view *view, size_t t, size_t i)
+{
+    const void *row = moe_cpu_row(view, t);
+    return view->format == MOE_FORMAT_I64 ? ((const int64_t *)row)[i] : ((const int32_t *)row)[i];
+}
+
+/* Logits of a token in memory that nobody else has: the norm changes them. */
+static void find_logits(const struct moe_cpu_call *call, size_t t, double *logits)
+{
+    const struct moe_router *router = call->desc->router;
+    size_t hidden_size = call->desc->hidden_size;
+    if (!call->computes_logits) {
+        load_logits(call, t, logits);
+        return;
+    }
+    double squares[MOE_ROUTE_LANES] = {0};
+    memcpy(logits, call->logits + t * router->num_experts, router->num_experts * sizeof *logits);
+    moe_route_squares(squares, call->router_x.data + t * call->router_x.stride, hidden_size);
+    moe_route_norm(router, logits, squares, hidden_size);
+}
+
+static void leave_empty(struct moe_cpu_call *call, size_t t)
+{
+    for (size_t p = t * call->top_k; p < (t + 1) * call->top_k; p++) {
+        call->ids[p] = -1;
+        call->weights[p] = 0.0f;
+    }
+}
+
 static void route_token(struct moe_cpu_call *call, size_t t, double *scratch)
 {
+    const struct moe_router *router = call->desc->router;
     size_t num_experts = call->desc->num_experts, top_k = call->top_k;
+    const int32_t *chosen = NULL;
+    if (router->hash_table != NULL) {
+        chosen = moe_route_hash(router, load_integer(&call->io.token_ids, t, 0));
+        if (chosen == NULL) {
+            leave_empty(call, t);
+            atomic_store_explicit(&call->out_of_range, true, memory_order_relaxed);
+            return;
+        }
+    }
     const double *logits = scratch;
-    if (call->computes_logits)
+    if (call->computes_logits && !router->norm)
         logits = call->logits + t * num_experts;
     else
-        load_logits(call, t, scratch);
-    if (!moe_route_row(call->desc->router, logits, top_k, call->ids + t * top_k, call->weights + t * top_k,
+        find_logits(call, t, scratch);
+    if (!moe_route_row(router, logits, chosen, top_k, call->ids + t * top_k, call->weights + t * top_k,
                        scratch + num_experts))
         atomic_fetch_add_explicit(&call->nonfinite_rows, 1, memory_order_relaxed);
 }
@@ -136,10 +175,9 @@ static void route_token(struct moe_cpu_call *call, size_t t, double *scratch)
 static void read_token(struct moe_cpu_call *call, size_t t)
 {
     size_t top_k = call->top_k;
-    const struct moe_view *ids = &call->io.ids, *weights = &call->io.weights;
-    const void *row = moe_cpu_row(ids, t);
+    const struct moe_view *weights = &call->io.weights;
     for (size_t k = 0; k < top_k; k++) {
-        int64_t id = ids->format == MOE_FORMAT_I64 ? ((const int64_t *)row)[k] : ((const int32_t *)row)[k];
+        int64_t id = load_integer(&call->io.ids, t, k);
         bool in_range = id >= 0 && (uint64_t)id < call->desc->num_experts;
         call->ids[t * top_k + k] = in_range ? (int32_t)id : -1;
         if (!in_range)
@@ -165,7 +203,7 @@ static float shared_weight(const struct moe_cpu_call *call, size_t t)
         .x = call->x.data + t * call->x.stride,
         .x_stride = call->x.stride,
         .rows = 1,
-        .cols = call->desc->experts->hidden_size,
+        .cols = call->desc->hidden_size,
         .num_tokens = 1,
     };
     call->kernels->router(&args);
@@ -180,10 +218,7 @@ void moe_route_cpu_run(void *arg, size_t lane)
         size_t end = moe_cpu_smaller((item + 1) * ROUTE_TOKENS, call->num_tokens);
         for (size_t t = item * ROUTE_TOKENS; t < end; t++) {
             if (t >= call->live_tokens) {
-                for (size_t p = t * call->top_k; p < (t + 1) * call->top_k; p++) {
-                    call->ids[p] = -1;
-                    call->weights[p] = 0.0f;
-                }
+                leave_empty(call, t);
                 continue;
             }
             if (call->io.ids.base != NULL)

@@ -4,6 +4,7 @@
 #ifndef MOE_FORMAT_BLOCK_H
 #define MOE_FORMAT_BLOCK_H
 
+#include <float.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -41,6 +42,38 @@ static inline float load_f16(const uint8_t bytes[2])
 static inline bool f16_is_finite(const uint8_t bytes[2])
 {
     return (bytes[1] & 0x7c) != 0x7c;
+}
+
+/* Index of the first block whose f16 at offset is NaN or infinite; num_blocks if there is none. */
+static inline size_t find_nonfinite_f16(const void *in, size_t num_blocks, size_t block_bytes, size_t offset)
+{
+    const uint8_t *field = (const uint8_t *)in + offset;
+    for (size_t i = 0; i < num_blocks; i++) {
+        if (!f16_is_finite(field + block_bytes * i))
+            return i;
+    }
+    return num_blocks;
+}
+
+/* The first value of the largest magnitude, with its sign; NaN is passed over. */
+static inline float extreme_value(const float *x, size_t n)
+{
+    float extreme = 0, largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        float magnitude = x[i] < 0 ? -x[i] : x[i];
+        if (magnitude > largest) {
+            largest = magnitude;
+            extreme = x[i];
+        }
+    }
+    return extreme;
+}
+
+/* 1 / d to scale with; 0 where d is 0, NaN, or so small that f32 cannot hold it (in f16, such a d is 0). */
+static inline float inverse_of(float d)
+{
+    float inverse = d != 0 ? 1.0f / d : 0;
+    return inverse <= FLT_MAX && inverse >= -FLT_MAX ? inverse : 0;
 }
 
 /* The largest magnitude of n values; infinite if one of them is NaN or infinite. Compares bits, which order magnitudes

@@ -13,6 +13,7 @@
  * the inner loop of the portable kernels: its loops are to be ones that compilers vectorise. quantise takes any bits:
  * where the input has NaN or infinities, it makes a block that find_nonfinite finds. */
 struct moe_format_def {
+    /* NULL: a format that is only read. */
     void (*quantise)(void *out, const float *in, size_t num_blocks);
     void (*dequantise)(float *out, const void *in, size_t num_blocks);
     /* Index of the first block with a NaN or infinite scale or value; num_blocks if there is none. */

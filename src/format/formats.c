@@ -91,14 +91,23 @@ static enum moe_status check_matrix(const struct format_row **out, size_t *num_b
     return MOE_OK;
 }
 
+int moe_format_can_quantise(enum moe_format format)
+{
+    const struct format_row *row = find_row(format);
+    return row && row->def && row->def->quantise;
+}
+
 int moe_format_quantise(enum moe_format format, void *out, const float *in, size_t rows, size_t cols)
 {
     const struct format_row *row;
     size_t num_blocks;
     enum moe_status status = check_matrix(&row, &num_blocks, format, out, in, rows, cols);
-    if (status == MOE_OK)
-        row->def->quantise(out, in, num_blocks);
-    return status;
+    if (status != MOE_OK)
+        return status;
+    if (!row->def->quantise)
+        return MOE_ERR_UNSUPPORTED;
+    row->def->quantise(out, in, num_blocks);
+    return MOE_OK;
 }
 
 int moe_format_dequantise(enum moe_format format, float *out, const void *in, size_t rows, size_t cols)

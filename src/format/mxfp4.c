@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "format/block.h"
+#include "format/fp4.h"
 
 /* byte  0        e, E8M0; 255 is NaN
  *       1 .. 16  q: low nibbles value 0 .. 15, high nibbles value 16 .. 31; a nibble is s ee m */
@@ -13,15 +14,6 @@ struct block {
 };
 _Static_assert(sizeof(struct block) == MOE_BLOCK_BYTES_MXFP4, "the row of MXFP4");
 
-/* E2M1 is 0, 0.5, 1, 1.5, 2, 3, 4, 6. Doubled, these are integers, 0 1 2 3 4 6 8 12, and the scale is halved. There is
- * no negative zero. A sum in place of a table, because compilers vectorise it. */
-static inline int doubled_e2m1(int code)
-{
-    int m = code & 7;
-    int value = m + (m > 4 ? m - 4 : 0) + (m > 6 ? 2 : 0);
-    return code & 8 ? -value : value;
-}
-
 /* 2^(e - 128). e = 0 and 1 give f32 denormals, which halving in f32 would lose where a CPU flushes them. */
 static float half_scale(uint8_t e)
 {
@@ -29,25 +21,10 @@ static float half_scale(uint8_t e)
     return moe_f32_from_bits(e == 255 ? 0x7fc00000u : bits);
 }
 
-/* The code nearest to a magnitude in units of the half scale; ties to the smaller one. The bounds are the middles. */
-static int nearest_code(double magnitude)
-{
-    return (magnitude > 0.5) + (magnitude > 1.5) + (magnitude > 2.5) + (magnitude > 3.5) + (magnitude > 5.0) +
-           (magnitude > 7.0) + (magnitude > 10.0);
-}
-
 /* The codes at exponent e, and the sum of their squared errors. Scaling in double is exact. */
 static double encode(uint8_t codes[32], const float *in, int e)
 {
-    double inverse = ldexp(1.0, 128 - e), error = 0;
-    for (int i = 0; i < 32; i++) {
-        double magnitude = fabs((double)in[i]) * inverse;
-        int code = nearest_code(magnitude);
-        double difference = magnitude - doubled_e2m1(code);
-        error += difference * difference;
-        codes[i] = (uint8_t)(code > 0 && in[i] < 0 ? code | 8 : code);
-    }
-    return error * ldexp(1.0, 2 * (e - 128));
+    return fp4_encode(codes, in, 32, ldexp(1.0, 128 - e)) * ldexp(1.0, 2 * (e - 128));
 }
 
 /* The natural exponent brings the largest value into 4 .. 8, where all above 7 is cut to 6: so its neighbours are tried
@@ -91,9 +68,9 @@ static void quantise(void *out, const float *in, size_t num_blocks)
 static void dequantise_block(float *restrict out, const uint8_t *restrict q, float d)
 {
     for (int i = 0; i < 16; i++)
-        out[i] = d * (float)doubled_e2m1(q[i] & 15);
+        out[i] = d * (float)fp4_doubled(q[i] & 15);
     for (int i = 0; i < 16; i++)
-        out[i + 16] = d * (float)doubled_e2m1(q[i] >> 4);
+        out[i + 16] = d * (float)fp4_doubled(q[i] >> 4);
 }
 
 static void dequantise(float *out, const void *in, size_t num_blocks)

@@ -43,12 +43,7 @@ static void dequantise(float *out, const void *in, size_t num_blocks)
 
 static size_t find_nonfinite(const void *in, size_t num_blocks)
 {
-    const struct block *blocks = in;
-    for (size_t i = 0; i < num_blocks; i++) {
-        if (!f16_is_finite(blocks[i].d))
-            return i;
-    }
-    return num_blocks;
+    return find_nonfinite_f16(in, num_blocks, sizeof(struct block), offsetof(struct block, d));
 }
 
 const struct moe_format_def moe_format_def_Q8_0 = {quantise, dequantise, find_nonfinite};

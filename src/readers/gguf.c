@@ -147,6 +147,9 @@ static enum moe_status read_tensor(struct gguf_file *file, struct moe_archive_te
                         cursor->path, (unsigned long long)number, (unsigned long long)cursor->size);
     tensor->part = file->part;
     tensor->info.name = name;
+    if (type >= MOE_FORMAT_E4M3)
+        return moe_fail(error, MOE_ERR_FORMAT, "%s: tensor '%s' has type %llu, which is none of GGUF's", cursor->path,
+                        name, (unsigned long long)type);
     tensor->info.type = (uint32_t)type;
     tensor->info.size = MOE_ARCHIVE_SIZE_UNKNOWN;
     tensor->info.num_dims = (size_t)num_dims;

@@ -21,7 +21,7 @@ double moe_ref_gamma(size_t n);
 /* count values of size bytes, zeroed. */
 void *moe_ref_alloc(size_t count, size_t size);
 
-/* The value at an address, any alignment: f32, f16, bf16, i32, i64. */
+/* The value at an address, any alignment: f32, f16, bf16, e4m3, e8m0, i8, u8, i32, i64. */
 double moe_ref_value(enum moe_format format, const void *at);
 
 /* Rounded to f32, f16 or bf16: to nearest, ties to even. */
@@ -32,7 +32,7 @@ void moe_ref_read(double *out, const struct moe_view *view, size_t i, size_t col
 
 /* ---- linear ---- */
 
-/* Matrix e of the stack, [rows, cols], as doubles; whatever its strides, bases and transposition. */
+/* Matrix e of the stack, [rows, cols], as doubles; whatever its strides, bases, transposition, packing and scales. */
 void moe_ref_matrix(double *out, const struct moe_matrix *matrix, size_t rows, size_t cols, size_t e);
 /* Its bias, [rows]; zeros if it has none. */
 void moe_ref_bias(double *out, const struct moe_matrix *matrix, size_t rows, size_t e);
@@ -51,13 +51,21 @@ double moe_ref_glu(const struct moe_act *act, double g, double u, bool gated);
 
 /* ---- routing ---- */
 
-/* struct moe_routing, word by word: ids[top_k] and weights[top_k]. False for a row without one finite logit. */
+/* struct moe_routing, word by word: ids[top_k] and weights[top_k]. False for a row without one finite logit. Not for
+ * routing with a hash_table. */
 bool moe_ref_route(const struct moe_routing *routing, size_t num_experts, size_t top_k, const double *logits,
                    int64_t *ids, double *weights);
+/* The same for a token of that id, where there may be a hash_table [hash_rows, hash_cols]; hash_cols is the layer's
+ * top_k. Ids -1 and weights 0 for a token id outside the table. */
+bool moe_ref_route_token(const struct moe_routing *routing, size_t num_experts, size_t hash_cols, size_t top_k,
+                         int64_t token_id, const double *logits, int64_t *ids, double *weights);
+
+/* x / sqrt(mean of x^2 + eps) * scale, and divided by sqrt(size) if unit. norm NULL: x. out may be x. */
+void moe_ref_norm(double *out, const struct moe_norm *norm, const double *x, size_t size);
 
 /* ---- layer ---- */
 
-/* One call of a layer. out is [num_tokens, hidden_size], or [num_tokens * top_k, hidden_size] with pairs.
+/* One call of a layer. out is [num_tokens, hidden_size], or [num_tokens * top_k, width of the experts] with pairs.
  * Routing comes from ids and weights, else logits, else the layer's router, as in struct moe_layer_io. */
 struct moe_ref_call {
     size_t num_tokens, top_k;       /* top_k 0: the layer's */
@@ -66,7 +74,9 @@ struct moe_ref_call {
     const int64_t *ids;
     const double *weights;
     const int32_t *expert_map;      /* NULL: identity */
+    const int64_t *token_ids;       /* for a hash_table */
     bool pairs;                     /* MOE_OUT_PAIRS */
+    bool combine;                   /* moe_layer_combine: x is [num_tokens * top_k, width of the experts] */
     bool no_shared;                 /* leave the shared expert out */
     double *out;
     double *bound;                  /* how far an f32 computation may be from out; NULL: not wanted */

@@ -36,6 +36,8 @@ double moe_ref_act(const struct moe_act *act, double g)
         return g < 0 ? 0 : g;
     case MOE_ACT_RELU2:
         return g < 0 ? 0 : g * g;
+    case MOE_ACT_SITU:
+        return (double)act->beta * tanh(g / act->beta) * sigmoid(g);
     }
     return (double)NAN;
 }
@@ -67,5 +69,7 @@ double moe_ref_glu(const struct moe_act *act, double g, double u, bool gated)
         return value;
     if (act->clamp != MOE_CLAMP_NONE)
         u = within(u, limit);
+    if (act->kind == MOE_ACT_SITU && act->beta_up > 0)
+        u = act->beta_up * tanh(u / act->beta_up);
     return value * (u + act->up_offset);
 }

@@ -75,6 +75,20 @@ static void test_erfc(void **state)
     assert_true(moe_erfc(30.0) == 0.0 && moe_erfc(-30.0) == 2.0);
 }
 
+/* Just above 0.02, where the series ends, 1 - 2 / (1 + e^2v) has 5 bits less than a double: relative 3e-14. */
+static void test_tanh(void **state)
+{
+    (void)state;
+    double worst = 0.0;
+    for (double v = 1e-12; v < 25.0; v *= 1.0001) {
+        worst = fmax(worst, fabs(moe_tanh(v) / tanh(v) - 1.0));
+        assert_true(moe_tanh(-v) == -moe_tanh(v));
+    }
+    test_assert_most(worst, 3e-14, "relative error of moe_tanh");
+    assert_true(moe_tanh(0.0) == 0.0 && moe_tanh((double)INFINITY) == 1.0 && moe_tanh((double)-INFINITY) == -1.0);
+    assert_true(isnan(moe_tanh((double)NAN)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -82,6 +96,7 @@ int main(void)
         cmocka_unit_test(test_exp_double),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_erfc),
+        cmocka_unit_test(test_tanh),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

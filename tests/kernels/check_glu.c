@@ -15,7 +15,16 @@ static double act_roundings(const struct moe_act *act, double g)
     return 4 + fabs(z) / (1 + exp(z));
 }
 
-/* Where act(g) is below 2^-120 a kernel may give 0. Then the offset's sum and the product round. */
+/* What u becomes before the offset is added. */
+static double up_of(const struct moe_act *act, double u)
+{
+    if (act->clamp != MOE_CLAMP_NONE)
+        u = fmax(fmin(u, act->limit), -act->limit);
+    return act->kind == MOE_ACT_SITU && act->beta_up > 0 ? act->beta_up * tanh(u / act->beta_up) : u;
+}
+
+/* Where act(g) is below 2^-120 a kernel may give 0. Then SITU's limit of u, the offset's sum and the product
+ * round. */
 static double bound_of(const struct moe_act *act, double g, double u, bool gated)
 {
     double act_g = moe_ref_glu(act, g, 0, false);
@@ -23,9 +32,8 @@ static double bound_of(const struct moe_act *act, double g, double u, bool gated
     double error = act_roundings(act, clamped) * MOE_REF_UNIT * fabs(act_g) + 0x1p-120;
     if (!gated)
         return error;
-    bool clamps = act->clamp != MOE_CLAMP_NONE;
-    double factor = fabs((clamps ? fmax(fmin(u, act->limit), -act->limit) : u) + act->up_offset);
-    return error * factor + 2 * MOE_REF_UNIT * fabs(act_g) * factor + 0x1p-149;
+    double up = up_of(act, u), factor = fabs(up + act->up_offset), soft = act->kind == MOE_ACT_SITU ? fabs(up) : 0;
+    return error * factor + MOE_REF_UNIT * fabs(act_g) * (2 * factor + soft) + 0x1p-149;
 }
 
 static void glu_row(struct check *check, const struct moe_act *act, size_t n, bool gated)
@@ -56,13 +64,15 @@ static void test_glu(struct check *check)
     static const float alphas[] = {1, 1.702f}, offsets[] = {0, 1};
     struct moe_act act;
     MOE_INIT(&act);
-    for (int kind = MOE_ACT_SWISH; kind <= MOE_ACT_RELU2; kind++) {
+    for (int kind = MOE_ACT_SWISH; kind <= MOE_ACT_SITU; kind++) {
         for (int way = 0; way < 24; way++) {
             act.kind = (enum moe_act_kind)kind;
             act.clamp = (enum moe_clamp)(way % 3);
             act.limit = act.clamp != MOE_CLAMP_NONE ? 7 : 0;
             act.alpha = alphas[way / 3 % 2];
             act.up_offset = offsets[way / 6 % 2];
+            act.beta = kind == MOE_ACT_SITU ? 4 : 0;
+            act.beta_up = kind == MOE_ACT_SITU && way / 6 % 2 == 0 ? 25 : 0;
             for (size_t n = 0; n < MAX_ROW; n += 1 + n / 10)
                 glu_row(check, &act, n, way / 12 == 0);
         }
@@ -84,12 +94,15 @@ static void run_bench(const struct check *check, void *data)
 static void bench_glu(struct check *check)
 {
     static const char *const names[] = {"2048 values, swish", "2048 values, gelu tanh", "2048 values, gelu erf",
-                                        "2048 values, relu", "2048 values, relu squared"};
+                                        "2048 values, relu", "2048 values, relu squared",
+                                        "2048 values, situ"};
     struct row row = {test_alloc(BENCH_ROW * 4), test_alloc(BENCH_ROW * 4), test_alloc(BENCH_ROW * 4), {0}};
     test_fill(&check->rng, row.g, BENCH_ROW, 1);
     test_fill(&check->rng, row.u, BENCH_ROW, 1);
     row.act.alpha = 1;
-    for (int kind = MOE_ACT_SWISH; kind <= MOE_ACT_RELU2; kind++) {
+    row.act.beta = 4;
+    row.act.beta_up = 25;
+    for (int kind = MOE_ACT_SWISH; kind <= MOE_ACT_SITU; kind++) {
         row.act.kind = (enum moe_act_kind)kind;
         bench_report(check, &(struct bench){names[kind], BENCH_ROW * 12.0, 0, run_bench, &row});
     }

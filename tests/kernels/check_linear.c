@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// moe-check of linear: every format, odd sizes and strides, gathered rows, weights at any address; and that a result
-// has the same bits whatever rows and tokens are computed with it.
+// moe-check of linear and linear_scaled: every format, odd sizes and strides, gathered rows, weights at any address,
+// scales of any block; and that a result has the same bits whatever rows and tokens are computed with it.
 #include "check.h"
 
 #include <math.h>
@@ -18,6 +18,9 @@ static size_t roundings(size_t cols)
            (cols + MOE_LINEAR_SEGMENT - 1) / MOE_LINEAR_SEGMENT;
 }
 
+/* Of a scaled value: its difference, its scale times its factor, their product. */
+enum { SCALE_ROUNDINGS = 3 };
+
 struct shape {
     size_t rows, cols, num_tokens;
     size_t x_pad, y_pad, w_pad, w_skew;   /* floats, floats, bytes, bytes */
@@ -31,6 +34,12 @@ struct data {
     float *x, *y;
     int32_t *x_rows;
     size_t w_size, x_size, y_size, x_count;
+    bool scaled;
+    struct moe_slice_scales scales;   /* for the kernel */
+    struct moe_scales definition;     /* for the reference: the same memory */
+    struct moe_matrix scale, zero, column_block, factor;
+    float factor_value;
+    void *memory[3];                  /* of scale, zero, column_block */
 };
 
 /* The last row of w ends where its memory does: reading past it is seen. */
@@ -38,16 +47,72 @@ static void make_weights(struct data *data, struct check *check)
 {
     const struct shape *s = &data->shape;
     size_t row_bytes = moe_format_row_bytes(check->format, s->cols);
-    float *row = moe_ref_alloc(s->cols, sizeof *row);
     data->args.w_stride = row_bytes + s->w_pad;
     data->w_size = s->w_skew + (s->rows - 1) * data->args.w_stride + row_bytes;
     data->w_memory = test_alloc(data->w_size);
     data->args.w = data->w_memory + s->w_skew;
-    for (size_t r = 0; r < s->rows; r++) {
-        test_fill_heavy(&check->rng, row, 1, s->cols, 0.1);
-        moe_format_quantise(check->format, data->w_memory + s->w_skew + r * data->args.w_stride, row, 1, s->cols);
+    for (size_t r = 0; r < s->rows; r++)
+        test_fill_weights(&check->rng, check->format, data->w_memory + s->w_skew + r * data->args.w_stride, s->cols,
+                          0.1);
+}
+
+/* A plane [rows, cols] with a gap between its rows, absent one time in absent. */
+static void make_plane(struct data *data, struct check *check, size_t i, struct moe_matrix *matrix,
+                       struct moe_view *view, const struct moe_matrix **part, enum moe_format format, size_t rows,
+                       size_t cols, size_t absent)
+{
+    if (absent > 0 && test_below(&check->rng, absent) == 0)
+        return;
+    size_t row_bytes = moe_format_row_bytes(format, cols), stride = row_bytes + 4 * test_below(&check->rng, 3);
+    size_t size = (rows - 1) * stride + row_bytes;
+    unsigned char *memory = data->memory[i] = test_alloc(size);
+    for (size_t k = 0; k < rows * cols; k++) {
+        unsigned char *at = memory + k / cols * stride + k % cols * (row_bytes / cols);
+        float value = (float)ldexp(1 + test_uniform(&check->rng), (int)test_below(&check->rng, 16) - 12);
+        if (format == MOE_FORMAT_E4M3)
+            *at = (unsigned char)(1 + test_below(&check->rng, 0x7e));
+        else if (format == MOE_FORMAT_E8M0)
+            *at = (unsigned char)(115 + test_below(&check->rng, 20));
+        else if (format == MOE_FORMAT_U8)
+            *at = (unsigned char)test_below(&check->rng, 16);
+        else if (format == MOE_FORMAT_I32)
+            memcpy(at, &(int32_t){(int32_t)test_below(&check->rng, rows)}, 4);
+        else
+            moe_format_quantise(format, at, &value, 1, 1);
     }
-    free(row);
+    *view = test_view(memory, size, stride, format);
+    MOE_INIT(matrix);
+    matrix->data = *view;
+    *part = matrix;
+}
+
+/* Scales of any format and block; the columns' blocks may be given one by one. */
+static void make_scales(struct data *data, struct check *check)
+{
+    static const enum moe_format formats[] = {MOE_FORMAT_F32, MOE_FORMAT_F16, MOE_FORMAT_BF16, MOE_FORMAT_E4M3,
+                                              MOE_FORMAT_E8M0};
+    static const size_t sizes[] = {1, 2, 3, 7, 16, 32, 100, 128, 300, 1000};
+    const struct shape *s = &data->shape;
+    struct test_rng *rng = &check->rng;
+    struct moe_slice_scales *scales = &data->scales;
+    MOE_INIT(&data->definition);
+    data->scaled = true;
+    scales->block_rows = data->definition.block_rows = sizes[test_below(rng, 10)];
+    scales->block_cols = data->definition.block_cols = sizes[test_below(rng, 10)];
+    scales->first_row = data->definition.first_row = test_below(rng, scales->block_rows);
+    scales->zero_offset = data->definition.zero_offset = test_below(rng, 2) == 0 ? 0 : 8;
+    data->factor_value = scales->factor = test_below(rng, 2) == 0 ? 1 : (float)(0.5 + test_uniform(rng));
+    size_t rows = (scales->first_row + s->rows - 1) / scales->block_rows + 1;
+    size_t cols = (s->cols - 1) / scales->block_cols + 1;
+    make_plane(data, check, 0, &data->scale, &scales->scale, &data->definition.scale, formats[test_below(rng, 5)], rows,
+               cols, 8);
+    make_plane(data, check, 1, &data->zero, &scales->zero, &data->definition.zero, MOE_FORMAT_U8, rows, cols, 2);
+    if (test_below(rng, 3) > 0)
+        return;
+    make_plane(data, check, 2, &data->column_block, &scales->column_block, &data->definition.column_block,
+               MOE_FORMAT_I32, 1, s->cols, 0);
+    for (size_t c = 0; c < s->cols; c++)
+        ((int32_t *)data->memory[2])[c] = (int32_t)test_below(rng, cols);
 }
 
 static void make_data(struct data *data, struct check *check, const struct shape *shape)
@@ -76,6 +141,8 @@ static void make_data(struct data *data, struct check *check, const struct shape
     a->x = data->x;
     a->y = data->y;
     a->x_rows = data->x_rows;
+    if (check->row->op == MOE_OP_linear_scaled)
+        make_scales(data, check);
 }
 
 static void free_data(struct data *data)
@@ -84,18 +151,31 @@ static void free_data(struct data *data)
     test_release(data->x);
     test_release(data->y);
     test_release(data->x_rows);
+    for (size_t i = 0; i < 3; i++)
+        test_release(data->memory[i]);
 }
 
-static void call(const struct check *check, const struct moe_linear_args *args)
+/* first: the row of the matrix that args begin with. */
+static void call(const struct check *check, const struct data *data, const struct moe_linear_args *args, size_t first)
 {
-    ((moe_linear_fn *)check->row->fn)(args);
+    if (data->scaled)
+        ((moe_linear_scaled_fn *)check->row->fn)(&(struct moe_linear_scaled_args){*args, &data->scales, first});
+    else
+        ((moe_linear_fn *)check->row->fn)(args);
 }
 
-static void compare(struct check *check, const struct data *data)
+static void compare(struct check *check, struct data *data)
 {
     const struct shape *s = &data->shape;
+    size_t extra = data->scaled ? SCALE_ROUNDINGS : 0;
     struct moe_matrix matrix;
     MOE_INIT(&matrix);
+    if (data->scaled) {
+        MOE_INIT(&data->factor);
+        data->factor.data = test_view(&data->factor_value, sizeof(float), 0, MOE_FORMAT_F32);
+        data->definition.factor = &data->factor;
+        matrix.scales = &data->definition;
+    }
     matrix.data = test_view(data->args.w, data->w_size - s->w_skew, data->args.w_stride, check->format);
     double *w = moe_ref_alloc(s->rows * s->cols, sizeof *w), *x = moe_ref_alloc(s->cols, sizeof *x);
     double *y = moe_ref_alloc(2 * s->rows, sizeof *y), *magnitude = y + s->rows;
@@ -107,7 +187,7 @@ static void compare(struct check *check, const struct data *data)
         moe_ref_linear(y, magnitude, w, NULL, x, s->rows, s->cols);
         for (size_t r = 0; r < s->rows; r++)
             check_value(check, data->y[t * data->args.y_stride + r], y[r],
-                        moe_ref_gamma(roundings(s->cols)) * magnitude[r] + (double)s->cols * 0x1p-149);
+                        moe_ref_gamma(roundings(s->cols) + extra) * magnitude[r] + (double)s->cols * 0x1p-149);
         const float *pad = data->y + t * data->args.y_stride + s->rows;
         for (size_t i = 0; t + 1 < s->num_tokens && i < s->y_pad; i++)
             if (!isnan(pad[i]))
@@ -135,11 +215,11 @@ static void compare_parts(struct check *check, const struct data *data)
         args.w = w + skew;
         args.y = y;
         args.rows = split;
-        call(check, &args);
+        call(check, data, &args, 0);
         args.w += split * args.w_stride;
         args.y += split;
         args.rows = s->rows - split;
-        call(check, &args);
+        call(check, data, &args, split);
         check_same(check, y, data->y + t * data->args.y_stride, s->rows * sizeof *y,
                    "a token alone, or rows in parts, gives other bits");
     }
@@ -152,7 +232,7 @@ static void test_shape(struct check *check, const struct shape *shape)
     struct data data;
     make_data(&data, check, shape);
     void *w = test_copy(data.w_memory, data.w_size), *x = test_copy(data.x, data.x_size);
-    call(check, &data.args);
+    call(check, &data, &data.args, 0);
     test_guards(data.y);
     check_same(check, w, data.w_memory, data.w_size, "changes w");
     check_same(check, x, data.x, data.x_size, "changes x");
@@ -192,7 +272,7 @@ static void test_linear(struct check *check)
 
 static void run_bench(const struct check *check, void *data)
 {
-    call(check, &((struct data *)data)->args);
+    call(check, data, &((struct data *)data)->args, 0);
 }
 
 static void bench_linear(struct check *check)
@@ -211,3 +291,4 @@ static void bench_linear(struct check *check)
 }
 
 const struct check_op check_linear = {test_linear, bench_linear};
+const struct check_op check_linear_scaled = {test_linear, bench_linear};

@@ -24,7 +24,8 @@ static const char help[] =
     "usage: moe-check [options]\n"
     "Test every kernel of the CPU backend against its definition.\n"
     "\n"
-    "  --test OP          only the kernels of an operation: linear, load, store, scaled_add, glu, router\n"
+    "  --test OP          only the kernels of an operation: linear, linear_scaled, load, store,\n"
+    "                     scaled_add, glu, router\n"
     "  --function NAME    only the kernels with NAME in their name: q8_0, linear_bf16, glu_c\n"
     "  --level LEVEL      only the kernels of a level: c, avx2\n"
     "  --list             print the kernels and stop\n"
@@ -84,7 +85,7 @@ static void print_name(const struct check *check)
     if (options.json)
         printf("{\"op\": \"%s\", \"format\": \"%s\", \"level\": \"%s\"", op, format, level);
     else
-        printf("%-10s %-5s %-5s", op, format, level);
+        printf("%-13s %-7s %-5s", op, format, level);
 }
 
 static double now(void)

@@ -15,7 +15,7 @@ struct fixture {
     struct moe_context *ctx;
     struct test_layer layer;
     struct test_handle fused, composed;
-    size_t num_tokens, top_k, hidden_size, num_experts;
+    size_t num_tokens, top_k, hidden_size, expert_width, num_experts;
     float *x, *logits, *weights, *out, *other, *out_weights;   /* out, other: num_tokens * num_experts rows */
     int64_t *ids;
     int32_t *out_ids;
@@ -34,14 +34,16 @@ static inline void fixture_open_on(struct fixture *f, const char *backend, const
     f->num_tokens = num_tokens;
     f->top_k = f->layer.top_k;
     f->hidden_size = f->layer.hidden_size;
+    f->expert_width = f->layer.expert_width;
     f->num_experts = f->layer.num_experts;
     size_t most = num_tokens * f->num_experts;
+    size_t width = f->expert_width > f->hidden_size ? f->expert_width : f->hidden_size;
     f->x = moe_ref_alloc(num_tokens * f->hidden_size, sizeof *f->x);
     f->logits = moe_ref_alloc(most, sizeof *f->logits);
     f->weights = moe_ref_alloc(most, sizeof *f->weights);
     f->ids = moe_ref_alloc(most, sizeof *f->ids);
-    f->out = moe_ref_alloc(most * f->hidden_size, sizeof *f->out);
-    f->other = moe_ref_alloc(most * f->hidden_size, sizeof *f->other);
+    f->out = moe_ref_alloc(most * width, sizeof *f->out);
+    f->other = moe_ref_alloc(most * width, sizeof *f->other);
     f->out_weights = moe_ref_alloc(most, sizeof *f->out_weights);
     f->out_ids = moe_ref_alloc(most, sizeof *f->out_ids);
     test_fill_heavy(&f->rng, f->x, num_tokens, f->hidden_size, 1);
@@ -107,7 +109,8 @@ static inline double fixture_rounding(enum moe_format format, double value)
 static inline double fixture_compare(struct fixture *f, const struct moe_layer *layer, const struct test_call *call)
 {
     size_t top_k = call->top_k != 0 ? call->top_k : f->top_k;
-    size_t rows = call->num_tokens * (call->flags & MOE_OUT_PAIRS ? top_k : 1), n = rows * f->hidden_size;
+    bool pairs = (call->flags & MOE_OUT_PAIRS) != 0;
+    size_t n = call->num_tokens * (pairs ? top_k * f->expert_width : f->hidden_size);
     double *ref = moe_ref_alloc(2 * n, sizeof *ref), *bound = ref + n;
     test_assert_ok(test_call_run(f->ctx, layer, call));
     test_call_ref(&f->layer.block, call, ref, bound, NULL, NULL);

@@ -57,8 +57,10 @@ static void test_formats_on(const char *backend)
     double worst[2] = {0, 0};
     for (size_t i = 0; (info = moe_format_at(i)) != NULL; i++) {
         struct test_layer_spec spec = {.top_k = 2};
-        spec.experts = (struct test_experts_spec){.num_experts = 4, .hidden_size = 512, .intermediate_size = 256,
-                                                  .gate = info->format, .up = info->format, .down = info->format};
+        bool large = info->block_values > 64;
+        spec.experts = (struct test_experts_spec){.num_experts = 4, .hidden_size = large ? 512 : 192,
+                                                  .intermediate_size = large ? 256 : 128, .gate = info->format,
+                                                  .up = info->format, .down = info->format};
         struct fixture f;
         fixture_open_on(&f, backend, &spec, i, NUM_TOKENS);
         struct test_call call = fixture_call(&f);

@@ -286,7 +286,7 @@ static void test_all_tokens_to_one_expert(void **state)
 static void compare_halves(struct fixture *f, const struct moe_layer *layer)
 {
     size_t pairs = f->num_tokens * f->top_k, n = f->num_tokens * f->hidden_size;
-    float *pair_out = moe_ref_alloc(pairs * f->hidden_size, sizeof *pair_out);
+    float *pair_out = moe_ref_alloc(pairs * f->expert_width, sizeof *pair_out);
     float *weights = moe_ref_alloc(pairs, sizeof *weights);
     int32_t *ids = moe_ref_alloc(pairs, sizeof *ids);
     int64_t *wide = moe_ref_alloc(pairs, sizeof *wide);

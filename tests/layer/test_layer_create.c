@@ -129,7 +129,7 @@ static void test_activations(void **state)
     struct moe_act act;
     MOE_INIT(&act);
     experts.params.act = &act;
-    act.kind = (enum moe_act_kind)5;
+    act.kind = (enum moe_act_kind)6;
     expect_experts(backend, &experts.params, MOE_ERR_UNSUPPORTED);
     act.kind = MOE_ACT_SWISH;
     act.clamp = (enum moe_clamp)3;
@@ -221,11 +221,11 @@ static void test_routing_params(void **state)
     c.routing.num_groups = SIZE_MAX;
     c.routing.top_groups = 1;
     expect_layer(&c, MOE_ERR_ARGUMENT);
-    c.routing.weight = (enum moe_score)5;
+    c.routing.weight = (enum moe_score)99;
     expect_layer(&c, MOE_ERR_UNSUPPORTED);
     c.routing.select = MOE_SCORE_SOFTMAX_TOPK;
     expect_layer(&c, MOE_ERR_UNSUPPORTED);
-    c.routing.renorm = (enum moe_renorm)3;
+    c.routing.renorm = (enum moe_renorm)99;
     expect_layer(&c, MOE_ERR_UNSUPPORTED);
     c.routing.num_groups = 2;
     c.routing.top_groups = 1;

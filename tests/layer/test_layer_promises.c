@@ -22,9 +22,9 @@ struct call {
     unsigned char *workspace;
 };
 
-static void open_call(struct call *call)
+static void open_call(struct call *call, const struct test_layer_spec *of)
 {
-    fixture_open(&call->f, &spec, 7, NUM_TOKENS);
+    fixture_open(&call->f, of, 7, NUM_TOKENS);
     size_t values = NUM_TOKENS * call->f.hidden_size;
     call->x = calloc(values, sizeof *call->x);
     call->router_x = calloc(values, sizeof *call->router_x);
@@ -63,7 +63,7 @@ static void one_size_for_every_source(void **state)
 {
     (void)state;
     struct call call;
-    open_call(&call);
+    open_call(&call, &spec);
     const struct fixture *f = &call.f;
     give_workspace(&call, &call.io); /* no view has a base when it is asked for */
     struct moe_layer_io io = call.io;
@@ -81,7 +81,7 @@ static void size_of_a_forward_does_for_route(void **state)
 {
     (void)state;
     struct call call;
-    open_call(&call);
+    open_call(&call, &spec);
     const struct fixture *f = &call.f;
     struct moe_layer_io asked = call.io;
     give_ids(&asked, f);
@@ -93,11 +93,75 @@ static void size_of_a_forward_does_for_route(void **state)
     close_call(&call);
 }
 
+/* A workspace for pairs does for putting them together again, whatever their format; and for the routing before. */
+static void size_of_pairs_does_for_combine(void **state)
+{
+    (void)state;
+    struct call call;
+    struct test_layer_spec with_shared = spec;
+    with_shared.shared_size = 40;
+    with_shared.shared_gate = true;
+    open_call(&call, &with_shared);
+    const struct fixture *f = &call.f;
+    size_t pairs = NUM_TOKENS * f->top_k;
+    uint16_t *values = calloc(pairs * f->hidden_size, sizeof *values);
+    assert_non_null(values);
+    call.io.flags = MOE_OUT_PAIRS;
+    call.io.x.format = call.io.router_x.format = MOE_FORMAT_F32;
+    size_t bytes;
+    test_assert_ok(moe_layer_workspace_size(f->ctx, f->fused.layer, &call.io, &bytes));
+    assert_true(bytes <= MAX_BYTES);
+    call.io.flags = 0;
+    call.io.workspace = view_of(call.workspace, bytes, MOE_FORMAT_F32);
+    struct moe_layer_io io = call.io;
+    give_ids(&io, f);
+    memset(f->ids, 0, pairs * sizeof *f->ids);
+    memset(f->weights, 0, pairs * sizeof *f->weights);
+    io.x = view_of(values, pairs * f->hidden_size * 2, MOE_FORMAT_F16);
+    test_assert_ok(moe_layer_combine(f->ctx, f->fused.layer, &io));
+    io = call.io;
+    io.x = view_of(f->x, NUM_TOKENS * f->hidden_size * sizeof *f->x, MOE_FORMAT_F32);
+    io.out_ids = view_of(f->out_ids, pairs * sizeof *f->out_ids, MOE_FORMAT_I32);
+    io.out_weights = view_of(f->out_weights, pairs * sizeof *f->out_weights, MOE_FORMAT_F32);
+    test_assert_ok(moe_layer_route(f->ctx, f->fused.layer, &io));
+    free(values);
+    close_call(&call);
+}
+
+/* Views that a call does not use may hold anything: weights where there are no ids, x where a route has logits. */
+static void unused_views_are_not_read(void **state)
+{
+    (void)state;
+    struct call call;
+    open_call(&call, &spec);
+    const struct fixture *f = &call.f;
+    const struct moe_view junk = {.base = call.workspace, .offset = SIZE_MAX - 7, .format = (enum moe_format)999};
+    struct moe_layer *layers[] = {f->fused.layer, f->composed.layer};
+    for (size_t i = 0; i < 2; i++) {
+        give_workspace(&call, &call.io);
+        struct moe_layer_io io = call.io;
+        size_t bytes;
+        io.x.offset = SIZE_MAX - 3;    /* sizes are counted without a look at memory */
+        io.x.format = MOE_FORMAT_F32;
+        test_assert_ok(moe_layer_workspace_size(f->ctx, layers[i], &io, &bytes));
+        io.x = call.io.x;
+        io.weights = io.token_ids = junk;
+        io.logits = view_of(f->logits, NUM_TOKENS * f->num_experts * sizeof(float), MOE_FORMAT_F32);
+        test_assert_ok(moe_layer_forward(f->ctx, layers[i], &io));
+        io.x = junk;
+        io.x.format = MOE_FORMAT_F32;
+        io.out_ids = view_of(f->out_ids, NUM_TOKENS * f->top_k * sizeof *f->out_ids, MOE_FORMAT_I32);
+        io.out_weights = view_of(f->out_weights, NUM_TOKENS * f->top_k * sizeof *f->out_weights, MOE_FORMAT_F32);
+        test_assert_ok(moe_layer_route(f->ctx, layers[i], &io));
+    }
+    close_call(&call);
+}
+
 static void views_end_before_the_last_address(void **state)
 {
     (void)state;
     struct call call;
-    open_call(&call);
+    open_call(&call, &spec);
     give_workspace(&call, &call.io);
     call.io.workspace.size = SIZE_MAX;
     test_assert_status(moe_layer_forward(call.f.ctx, call.f.fused.layer, &call.io), MOE_ERR_ARGUMENT);
@@ -108,7 +172,7 @@ static void counters_wrap(void **state)
 {
     (void)state;
     struct call call;
-    open_call(&call);
+    open_call(&call, &spec);
     const struct fixture *f = &call.f;
     int64_t *counts = calloc(f->num_experts, sizeof *counts);
     assert_non_null(counts);
@@ -135,7 +199,7 @@ static void router_must_lie_in_memory(void **state)
     struct moe_routing routing;
     struct moe_error error;
     struct moe_layer *layer;
-    open_call(&call);
+    open_call(&call, &spec);
     struct moe_layer_params params = *call.f.layer.block.layer;
     params.experts = call.f.fused.experts;
     routing = *params.routing;
@@ -191,6 +255,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_size_for_every_source),         cmocka_unit_test(size_of_a_forward_does_for_route),
+        cmocka_unit_test(size_of_pairs_does_for_combine),    cmocka_unit_test(unused_views_are_not_read),
         cmocka_unit_test(views_end_before_the_last_address), cmocka_unit_test(counters_wrap),
         cmocka_unit_test(router_must_lie_in_memory),         cmocka_unit_test(silence_is_explained),
     };

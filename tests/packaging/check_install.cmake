@@ -16,7 +16,8 @@ run("install" ${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/first)
 set(prefix "${WORK}/moved here")
 file(RENAME ${WORK}/first ${prefix})
 set(lib ${prefix}/${LIBDIR})
-foreach(file include/moe/moe.h include/moe/format.h include/moe/backend.h ${LIBDIR}/libmoe.a ${LIBDIR}/libmoe.so
+foreach(file include/moe/moe.h include/moe/model.h include/moe/format.h include/moe/backend.h
+        ${LIBDIR}/libmoe.a ${LIBDIR}/libmoe.so
         ${LIBDIR}/libmoe.so.1 ${LIBDIR}/pkgconfig/libmoe.pc ${LIBDIR}/cmake/libmoe/libmoeConfig.cmake
         ${LIBDIR}/cmake/libmoe/libmoeConfigVersion.cmake bin/moe)
     if(NOT EXISTS ${prefix}/${file})

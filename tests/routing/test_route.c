@@ -1,84 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Routing of one row: src/route.c against src/ref on every combination of axes, on ties and on values that are no
 // numbers; and both against results worked out by hand on rows where each wrong reading of an axis shows.
-#include "support.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "route.h"
-
-enum { MAX_EXPERTS = 896 };
-static const double NO_NUMBER = (double)NAN, ENDLESS = (double)INFINITY;
-
-/* Weights are rounded to f32 once: half a unit, and a little for the double arithmetic before. */
-static const double MAX_ULPS = 0.51;
-
-struct result {
-    int64_t ids[MAX_EXPERTS];
-    float weights[MAX_EXPERTS];
-    bool finite;
-};
-
-/* The defaults that the core fills in before it routes. */
-static struct moe_router router_of(const struct moe_routing *routing, const float *bias, size_t num_experts)
-{
-    struct moe_router router = {.num_experts = num_experts, .select = routing->select, .weight = routing->weight};
-    if (router.weight == MOE_SCORE_DEFAULT)
-        router.weight = MOE_SCORE_SOFTMAX;
-    if (router.select == MOE_SCORE_DEFAULT)
-        router.select = router.weight == MOE_SCORE_SOFTMAX_TOPK ? MOE_SCORE_LOGIT : router.weight;
-    router.selection_bias = bias;
-    router.num_groups = routing->num_groups;
-    router.top_groups = routing->top_groups;
-    router.group_score = routing->group_score;
-    router.group_mask_zero = routing->group_mask_zero;
-    router.renorm = routing->renorm;
-    router.renorm_eps = routing->renorm_eps;
-    router.scale = routing->scale != 0 ? routing->scale : 1;
-    return router;
-}
-
-static void explain(const struct moe_routing *r, const float *bias, size_t num_experts, size_t top_k)
-{
-    print_error("select %d weight %d bias %d groups %zu/%zu score %d mask0 %d renorm %d eps %g scale %g, %zu of %zu\n",
-                (int)r->select, (int)r->weight, bias != NULL, r->top_groups, r->num_groups, (int)r->group_score,
-                r->group_mask_zero, (int)r->renorm, (double)r->renorm_eps, (double)r->scale, top_k, num_experts);
-}
-
-/* Route by both, compare, and give back what src/route.c found. */
-static void route_both(struct result *out, const struct moe_routing *routing, const float *bias, const double *logits,
-                       size_t num_experts, size_t top_k)
-{
-    struct moe_routing ref_routing = *routing;
-    if (bias != NULL)
-        ref_routing.selection_bias = test_view(bias, num_experts * sizeof *bias, 0, MOE_FORMAT_F32);
-    int64_t ids[MAX_EXPERTS];
-    double weights[MAX_EXPERTS];
-    bool finite = moe_ref_route(&ref_routing, num_experts, top_k, logits, ids, weights);
-
-    struct moe_router router = router_of(routing, bias, num_experts);
-    int32_t *out_ids = test_alloc(top_k * sizeof *out_ids);
-    float *out_weights = test_alloc(top_k * sizeof *out_weights);
-    double *scratch = test_alloc(moe_route_scratch(num_experts) * sizeof *scratch);
-    out->finite = moe_route_row(&router, logits, top_k, out_ids, out_weights, scratch);
-    bool same = out->finite == finite;
-    for (size_t k = 0; k < top_k; k++) {
-        out->ids[k] = out_ids[k];
-        out->weights[k] = out_weights[k];
-        same = same && out_ids[k] == ids[k] && test_ulps(out_weights[k], weights[k]) <= MAX_ULPS;
-    }
-    for (size_t k = 0; !same && k < top_k; k++)
-        print_error("slot %zu: id %lld weight %.9g, definition %lld %.17g\n", k, (long long)out->ids[k],
-                    (double)out->weights[k], (long long)ids[k], weights[k]);
-    if (!same)
-        explain(routing, bias, num_experts, top_k);
-    assert_true(same);
-    test_release(out_ids);
-    test_release(out_weights);
-    test_release(scratch);
-}
+#include "route_fixture.h"
 
 /* ---- every combination of axes ---- */
 
@@ -113,13 +36,26 @@ static void random_row(struct test_rng *rng, const struct moe_routing *routing, 
                        size_t num_experts)
 {
     double logits[MAX_EXPERTS];
-    float biases[MAX_EXPERTS];
+    float biases[MAX_EXPERTS], scales[MAX_EXPERTS];
     struct result result;
+    struct moe_routing own = *routing;
     size_t top_k = test_below(rng, 8) == 0 ? num_experts : 1 + test_below(rng, num_experts < 10 ? num_experts : 10);
+    own.num_always = test_below(rng, 3) == 0 ? test_below(rng, top_k) : 0;
+    if (own.num_groups > 1 && (num_experts - own.num_always) % own.num_groups != 0)
+        own.num_always = 0;
+    /* Two tanh that differ in a last place break ties of sums of keys. */
+    own.softcap = fill != fill_ties && test_below(rng, 3) == 0 ? 30 : 0;
     fill(rng, logits, num_experts);
-    for (size_t e = 0; e < num_experts; e++)
+    for (size_t e = 0; e < num_experts; e++) {
         biases[e] = 0.25f * (float)((int)test_below(rng, 9) - 4);
-    route_both(&result, routing, bias ? biases : NULL, logits, num_experts, top_k);
+        scales[e] = 0.5f + (float)test_below(rng, 7);
+        /* So far from 0 tanh is 1 up to less than a double can tell, and a tie or not. */
+        if (own.softcap != 0 && fabs(logits[e]) > 300 && fabs(logits[e]) < 650)
+            logits[e] = 300;
+    }
+    if (test_below(rng, 3) == 0)
+        own.expert_scale = test_view(scales, num_experts * sizeof *scales, 0, MOE_FORMAT_F32);
+    route_both(&result, &own, bias ? biases : NULL, logits, num_experts, top_k);
 }
 
 static void over_groups(struct test_rng *rng, struct moe_routing routing, bool bias, fill_fn *fill)
@@ -144,21 +80,26 @@ static void over_axes(uint64_t seed, fill_fn *fill)
 {
     const struct {
         enum moe_renorm renorm;
-        float eps;
-    } renorms[] = {{MOE_RENORM_NONE, 0},          {MOE_RENORM_ADD_EPS, 0},       {MOE_RENORM_ADD_EPS, 1e-20f},
-                   {MOE_RENORM_ADD_EPS, 0.125f},  {MOE_RENORM_CLAMP_EPS, 0},     {MOE_RENORM_CLAMP_EPS, 6.1e-5f},
-                   {MOE_RENORM_CLAMP_EPS, 0.75f}};
+        float eps, p;
+    } renorms[] = {{MOE_RENORM_NONE, 0, 0},          {MOE_RENORM_ADD_EPS, 0, 0},   {MOE_RENORM_ADD_EPS, 1e-20f, 0},
+                   {MOE_RENORM_ADD_EPS, 0.125f, 0},  {MOE_RENORM_CLAMP_EPS, 0, 0}, {MOE_RENORM_CLAMP_EPS, 6.1e-5f, 0},
+                   {MOE_RENORM_CLAMP_EPS, 0.75f, 0}, {MOE_RENORM_P_NORM, 0, 1},    {MOE_RENORM_P_NORM, 0, 2},
+                   {MOE_RENORM_P_NORM, 0, 3.5f}};
+    const enum moe_score selects[] = {MOE_SCORE_DEFAULT, MOE_SCORE_SOFTMAX, MOE_SCORE_SIGMOID, MOE_SCORE_LOGIT,
+                                      MOE_SCORE_SQRT_SOFTPLUS};
     struct test_rng rng = {seed};
-    for (int select = MOE_SCORE_DEFAULT; select <= MOE_SCORE_LOGIT; select++)
-        for (int weight = MOE_SCORE_DEFAULT; weight <= MOE_SCORE_SOFTMAX_TOPK; weight++)
+    for (size_t select = 0; select < sizeof selects / sizeof *selects; select++)
+        for (int weight = MOE_SCORE_DEFAULT; weight <= MOE_SCORE_SPARSEMIXER; weight++)
             for (size_t i = 0; i < sizeof renorms / sizeof *renorms; i++)
                 for (int way = 0; way < 4; way++) {
                     struct moe_routing routing;
                     MOE_INIT(&routing);
-                    routing.select = (enum moe_score)select;
+                    routing.select = weight == MOE_SCORE_SPARSEMIXER ? MOE_SCORE_LOGIT : selects[select];
                     routing.weight = (enum moe_score)weight;
                     routing.renorm = renorms[i].renorm;
                     routing.renorm_eps = renorms[i].eps;
+                    routing.renorm_p = renorms[i].p;
+                    routing.sparsemixer_eps = way & 1 ? 0.01f : 0.2f;
                     routing.scale = way & 1 ? 2.5f : 0;
                     over_groups(&rng, routing, way & 2, fill);
                 }
@@ -189,8 +130,9 @@ static void test_many_experts(void **state)
     struct moe_routing routing;
     MOE_INIT(&routing);
     for (size_t i = 0; i < 300; i++) {
-        routing.weight = (enum moe_score)(i % 5);
-        routing.renorm = (enum moe_renorm)(i % 3);
+        routing.weight = (enum moe_score)(i % 7);
+        routing.renorm = (enum moe_renorm)(i % 4);
+        routing.renorm_p = 2;
         routing.num_groups = i % 2 ? 28 : 0;
         routing.top_groups = 5;
         random_row(&rng, &routing, i % 7 < 3, i % 11 < 8 ? fill_numbers : fill_ties, MAX_EXPERTS);
@@ -198,19 +140,6 @@ static void test_many_experts(void **state)
 }
 
 /* ---- by hand ---- */
-
-static void expect(const struct moe_routing *routing, const float *bias, const double *logits, size_t num_experts,
-                   size_t top_k, const int64_t *ids, const double *weights)
-{
-    struct result result;
-    route_both(&result, routing, bias, logits, num_experts, top_k);
-    for (size_t k = 0; k < top_k; k++) {
-        assert_int_equal(result.ids[k], ids[k]);
-        test_assert_most(test_ulps(result.weights[k], weights[k]), 1, "weight");
-    }
-}
-#define EXPECT(routing, bias, logits, ids, weights) \
-    expect(routing, bias, logits, sizeof(logits) / sizeof *(logits), sizeof(ids) / sizeof *(ids), ids, weights)
 
 static void test_bias_selects_only(void **state)
 {
@@ -305,6 +234,8 @@ static void test_mask_of_dropped_groups(void **state)
     EXPECT(&routing, NULL, logits, ((int64_t[]){2, 3}), ((double[]){-1, -2}));
     routing.group_mask_zero = true;   /* a key of 0 beats the negative keys of the group that was kept */
     EXPECT(&routing, NULL, logits, ((int64_t[]){0, 1}), ((double[]){-5, -6}));
+    const double mixed[] = {-5, 3, -1, 2};   /* the dropped have key 0, and weigh what they are */
+    EXPECT(&routing, NULL, mixed, ((int64_t[]){3, 0, 1, 2}), ((double[]){2, -5, 3, -1}));
     /* More slots than the kept groups have experts: the rest come in the order of ids. */
     routing.group_mask_zero = false;
     EXPECT(&routing, NULL, logits, ((int64_t[]){2, 3, 0, 1}), ((double[]){-1, -2, -5, -6}));

@@ -16,8 +16,8 @@ struct buffer {
 };
 
 enum {
-    B_X, B_ROUTER_X, B_LOGITS, B_IDS, B_WEIGHTS, B_MAP, B_LIVE, B_OUT, B_OUT_IDS, B_OUT_WEIGHTS, B_COUNTS, B_WORKSPACE,
-    B_COUNT
+    B_X, B_ROUTER_X, B_LOGITS, B_IDS, B_WEIGHTS, B_TOKEN_IDS, B_MAP, B_LIVE, B_OUT, B_OUT_IDS, B_OUT_WEIGHTS, B_COUNTS,
+    B_WORKSPACE, B_COUNT
 };
 
 struct buffers {
@@ -63,7 +63,8 @@ static void make_inputs(struct buffers *b, const struct test_call *call, size_t 
     size_t tokens = call->num_tokens, hidden_size = b->info.hidden_size, num_experts = b->info.num_experts;
     size_t rows = call->entry == TEST_COMBINE ? tokens * top_k : tokens;
     if (call->x != NULL) {
-        make(&b->at[B_X], call->x_format, rows, hidden_size, call->padding, false);
+        make(&b->at[B_X], call->x_format, rows, call->entry == TEST_COMBINE ? b->info.expert_width : hidden_size,
+             call->padding, false);
         put_floats(&b->at[B_X], call->x);
     }
     if (call->router_x != NULL) {
@@ -84,6 +85,12 @@ static void make_inputs(struct buffers *b, const struct test_call *call, size_t 
         for (size_t i = 0; i < tokens * top_k; i++)
             put_integer(&b->at[B_IDS], i, call->ids[i]);
     }
+    if (call->token_ids != NULL) {
+        make(&b->at[B_TOKEN_IDS], call->ids_format != 0 ? call->ids_format : MOE_FORMAT_I32, tokens, 1, call->padding,
+             false);
+        for (size_t i = 0; i < tokens; i++)
+            put_integer(&b->at[B_TOKEN_IDS], i, call->token_ids[i]);
+    }
     if (call->expert_map != NULL) {
         make(&b->at[B_MAP], MOE_FORMAT_I32, 1, num_experts, 0, false);
         memcpy(b->at[B_MAP].data, call->expert_map, b->at[B_MAP].size);
@@ -99,8 +106,8 @@ static void make_outputs(struct buffers *b, const struct test_call *call, size_t
     size_t tokens = call->num_tokens;
     if (call->out != NULL) {
         bool pairs = (call->flags & MOE_OUT_PAIRS) != 0;
-        make(&b->at[B_OUT], call->out_format, pairs ? tokens * top_k : tokens, b->info.hidden_size, call->padding,
-             true);
+        make(&b->at[B_OUT], call->out_format, pairs ? tokens * top_k : tokens,
+             pairs ? b->info.expert_width : b->info.hidden_size, call->padding, true);
         if (call->dirt != 0)
             memset(b->at[B_OUT].data, call->dirt, b->at[B_OUT].size);
         put_floats(&b->at[B_OUT], call->start);
@@ -118,9 +125,9 @@ static void make_outputs(struct buffers *b, const struct test_call *call, size_t
 static void set_views(struct buffers *b, const struct test_call *call)
 {
     struct moe_layer_io *io = &b->io;
-    struct moe_view *views[B_COUNT] = {&io->x, &io->router_x, &io->logits, &io->ids, &io->weights, &io->expert_map,
-                                       &io->live_tokens, &io->out, &io->out_ids, &io->out_weights, &io->expert_counts,
-                                       &io->workspace};
+    struct moe_view *views[B_COUNT] = {&io->x, &io->router_x, &io->logits, &io->ids, &io->weights, &io->token_ids,
+                                       &io->expert_map, &io->live_tokens, &io->out, &io->out_ids, &io->out_weights,
+                                       &io->expert_counts, &io->workspace};
     MOE_INIT(io);
     io->flags = call->flags;
     io->num_tokens = call->num_tokens;
@@ -268,16 +275,20 @@ static double *doubles(const float *in, size_t n)
 void test_call_ref(const struct moe_model_block *block, const struct test_call *call, double *out, double *bound,
                    int64_t *out_ids, double *out_weights)
 {
-    size_t hidden_size = block->experts->hidden_size, top_k = call->top_k != 0 ? call->top_k : block->layer->top_k;
-    size_t num_experts = block->layer->num_experts != 0 ? block->layer->num_experts : block->experts->num_experts;
-    double *x = doubles(call->x, call->num_tokens * hidden_size);
+    size_t hidden_size = block->latent != NULL ? block->latent->hidden_size : block->experts->hidden_size;
+    size_t top_k = call->top_k != 0 ? call->top_k : block->layer->top_k, num_experts = block->layer->num_experts;
+    if (num_experts == 0)
+        num_experts = block->experts->num_experts + block->layer->num_zero_experts;
+    bool combine = call->entry == TEST_COMBINE;
+    size_t x_values = call->num_tokens * (combine ? top_k * block->experts->hidden_size : hidden_size);
+    double *x = doubles(call->x, x_values);
     double *router_x = doubles(call->router_x, call->num_tokens * hidden_size);
     double *logits = doubles(call->logits, call->num_tokens * num_experts);
     double *weights = doubles(call->weights, call->num_tokens * top_k);
     struct moe_ref_call ref = {
         .num_tokens = call->num_tokens, .top_k = top_k, .x = x, .router_x = router_x, .logits = logits,
-        .ids = call->ids, .weights = weights, .expert_map = call->expert_map,
-        .pairs = (call->flags & MOE_OUT_PAIRS) != 0, .out = out, .bound = bound, .out_ids = out_ids,
+        .ids = call->ids, .weights = weights, .expert_map = call->expert_map, .token_ids = call->token_ids,
+        .pairs = (call->flags & MOE_OUT_PAIRS) != 0, .combine = combine, .out = out, .bound = bound, .out_ids = out_ids,
         .out_weights = out_weights,
     };
     moe_ref_layer(block, &ref);

@@ -37,10 +37,13 @@ static void write_matrix(const struct moe_matrix *matrix, struct test_rng *rng, 
         if (matrix->bases == NULL)
             start += e * matrix->expert_stride;
         for (size_t r = 0; r < rows; r++) {
-            test_fill_heavy(rng, row, 1, cols, 0.5 / sqrt((double)cols));
-            if (!matrix->transposed)
-                test_assert_ok(moe_format_quantise(format, start + r * matrix->data.stride, row, 1, cols));
-            for (size_t c = 0; matrix->transposed && c < cols; c++)
+            double scale = 0.5 / sqrt((double)cols);
+            if (!matrix->transposed) {
+                test_fill_weights(rng, format, start + r * matrix->data.stride, cols, scale);
+                continue;
+            }
+            test_fill_heavy(rng, row, 1, cols, scale);
+            for (size_t c = 0; c < cols; c++)
                 store(format, start + c * matrix->data.stride + r * matrix->element_stride, row[c]);
         }
     }
@@ -215,7 +218,10 @@ static void init_shared(struct test_layer *layer, struct test_rng *rng, const st
 {
     struct test_experts_spec experts = spec->experts;
     experts.num_experts = 1;
+    experts.hidden_size = layer->hidden_size;
     experts.intermediate_size = spec->shared_size;
+    if (spec->shared_act.struct_size != 0)
+        experts.act = spec->shared_act;
     test_experts_init(&layer->shared_experts, rng, &experts);
     MOE_INIT(&layer->shared);
     if (spec->shared_gate) {
@@ -227,21 +233,72 @@ static void init_shared(struct test_layer *layer, struct test_rng *rng, const st
     layer->block.shared = &layer->shared_experts.params;
 }
 
+static struct moe_view random_vector(void **memory, struct test_rng *rng, size_t n, double mean)
+{
+    float *values = *memory = test_alloc(n * sizeof *values);
+    test_fill(rng, values, n, 0.3);
+    for (size_t i = 0; i < n; i++)
+        values[i] += (float)mean;
+    return test_view(values, n * sizeof *values, 0, MOE_FORMAT_F32);
+}
+
+static void init_latent(struct test_layer *layer, struct test_rng *rng, const struct test_layer_spec *spec)
+{
+    struct test_experts_spec latent = {.num_experts = 1, .hidden_size = layer->hidden_size,
+                                       .intermediate_size = layer->expert_width, .no_gate = true,
+                                       .up = spec->latent_format, .down = spec->latent_format,
+                                       .bias = spec->latent_bias, .bias_format = MOE_FORMAT_F32};
+    test_experts_init(&layer->latent, rng, &latent);
+    layer->block.latent = &layer->latent.params;
+    if (!spec->latent_norm)
+        return;
+    MOE_INIT(&layer->latent_norm);
+    layer->latent_norm.eps = spec->norm_eps;
+    layer->latent_norm.unit = spec->norm_unit;
+    if (spec->out_bias)
+        layer->latent_norm.scale = random_vector(&layer->memory[4], rng, layer->expert_width, 1);
+    layer->params.latent_norm = &layer->latent_norm;
+}
+
+/* What becomes of the sum. */
+static void init_out(struct test_layer *layer, struct test_rng *rng, const struct test_layer_spec *spec)
+{
+    layer->params.routed_scale = spec->routed_scale;
+    layer->params.out_scale = spec->out_scale;
+    if (spec->out_bias)
+        layer->params.out_bias = random_vector(&layer->memory[5], rng, layer->hidden_size, 0);
+    if (!spec->out_norm)
+        return;
+    MOE_INIT(&layer->out_norm);
+    layer->out_norm.eps = spec->norm_eps;
+    layer->out_norm.unit = spec->norm_unit;
+    if (spec->out_bias)
+        layer->out_norm.scale = random_vector(&layer->memory[6], rng, layer->hidden_size, 1);
+    layer->params.out_norm = &layer->out_norm;
+}
+
 void test_layer_init(struct test_layer *layer, struct test_rng *rng, const struct test_layer_spec *spec)
 {
     memset(layer, 0, sizeof *layer);
     test_experts_init(&layer->experts, rng, &spec->experts);
-    layer->num_experts = spec->num_experts != 0 ? spec->num_experts : spec->experts.num_experts;
+    layer->num_experts = spec->experts.num_experts + spec->num_zero_experts;
+    if (spec->num_experts != 0)
+        layer->num_experts = spec->num_experts;
     layer->top_k = spec->top_k;
-    layer->hidden_size = spec->experts.hidden_size;
+    layer->expert_width = spec->experts.hidden_size;
+    layer->hidden_size = spec->hidden_size != 0 ? spec->hidden_size : layer->expert_width;
     MOE_INIT(&layer->params);
     layer->params.num_experts = spec->num_experts;
     layer->params.top_k = spec->top_k;
     layer->params.weight_on_input = spec->weight_on_input;
+    layer->params.num_zero_experts = spec->num_zero_experts;
     if (!spec->no_routing)
         init_routing(layer, rng, spec);
     if (spec->shared_size != 0)
         init_shared(layer, rng, spec);
+    if (spec->hidden_size != 0)
+        init_latent(layer, rng, spec);
+    init_out(layer, rng, spec);
     layer->block.experts = &layer->experts.params;
     layer->block.layer = &layer->params;
 }
@@ -250,6 +307,7 @@ void test_layer_free(struct test_layer *layer)
 {
     test_experts_free(&layer->experts);
     test_experts_free(&layer->shared_experts);
+    test_experts_free(&layer->latent);
     for (size_t i = 0; i < sizeof layer->memory / sizeof *layer->memory; i++)
         test_release(layer->memory[i]);
     memset(layer, 0, sizeof *layer);
@@ -270,6 +328,11 @@ void test_handle_open(struct test_handle *handle, struct moe_backend *backend, c
         shared.experts = handle->shared;
         params.shared = &shared;
     }
+    if (layer->block.latent != NULL) {
+        if (moe_experts_create(backend, layer->block.latent, &handle->latent, &error) != MOE_OK)
+            fail_msg("latent projections: %s", error.text);
+        params.latent = handle->latent;
+    }
     params.experts = handle->experts;
     params.flags = flags;
     if (moe_layer_create(backend, &params, &handle->layer, &error) != MOE_OK)
@@ -280,6 +343,7 @@ void test_handle_close(struct test_handle *handle)
 {
     moe_layer_destroy(handle->layer);
     moe_experts_destroy(handle->shared);
+    moe_experts_destroy(handle->latent);
     moe_experts_destroy(handle->experts);
     memset(handle, 0, sizeof *handle);
 }

@@ -42,11 +42,13 @@ static size_t any_size(struct test_rng *rng, enum moe_format a, enum moe_format 
 static void random_act(struct moe_act *act, struct test_rng *rng)
 {
     MOE_INIT(act);
-    act->kind = (enum moe_act_kind)test_below(rng, 5);
+    act->kind = (enum moe_act_kind)test_below(rng, 6);
     act->clamp = (enum moe_clamp)test_below(rng, 3);
     act->limit = act->clamp != MOE_CLAMP_NONE ? (one_in(rng, 2) ? 7.0f : 0.75f) : 0.0f;
     act->alpha = one_in(rng, 2) ? 1.702f : 0.0f;
     act->up_offset = one_in(rng, 2) ? 1.0f : 0.0f;
+    act->beta = act->kind == MOE_ACT_SITU ? 4.0f : 0.0f;
+    act->beta_up = act->kind == MOE_ACT_SITU && one_in(rng, 2) ? 3.0f : 0.0f;
 }
 
 static void random_experts(struct test_experts_spec *spec, struct test_rng *rng)
@@ -66,6 +68,27 @@ static void random_experts(struct test_experts_spec *spec, struct test_rng *rng)
     spec->intermediate_size = any_size(rng, spec->down, spec->down);
     if (one_in(rng, 2))
         random_act(&spec->act, rng);
+}
+
+/* What few families have, where the rest allows it. The cap is so high that tanh leaves no logits equal. */
+static void random_rare_routing(struct test_layer_spec *spec, struct test_rng *rng)
+{
+    struct moe_routing *routing = &spec->routing;
+    if (one_in(rng, 6))
+        routing->select = routing->weight = MOE_SCORE_SQRT_SOFTPLUS;
+    if (one_in(rng, 10)) {
+        routing->select = MOE_SCORE_LOGIT;
+        routing->weight = MOE_SCORE_SPARSEMIXER;
+        routing->sparsemixer_eps = one_in(rng, 2) ? 0.01f : 0.3f;
+    }
+    if (one_in(rng, 6)) {
+        routing->renorm = MOE_RENORM_P_NORM;
+        routing->renorm_p = one_in(rng, 2) ? 2.0f : 1.5f;
+    }
+    if (one_in(rng, 5))
+        routing->softcap = 200.0f;
+    if (one_in(rng, 5) && routing->num_groups == 0 && spec->top_k > 1)
+        routing->num_always = 1 + test_below(rng, spec->top_k - 1);
 }
 
 static void random_routing(struct test_layer_spec *spec, struct test_rng *rng)
@@ -94,6 +117,28 @@ static void random_routing(struct test_layer_spec *spec, struct test_rng *rng)
             spec->top_k = routing->top_groups * (num_experts / groups);
         break;
     }
+    random_rare_routing(spec, rng);
+}
+
+void test_spec_axes(struct test_layer_spec *spec, struct test_rng *rng)
+{
+    struct test_experts_spec *experts = &spec->experts;
+    if (one_in(rng, 3)) {
+        spec->latent_format = plain_format(rng);
+        spec->hidden_size = any_size(rng, experts->gate, experts->up);
+        spec->latent_bias = one_in(rng, 2);
+        spec->latent_norm = one_in(rng, 2);
+    } else if (one_in(rng, 2) && spec->routing.num_groups == 0) {
+        spec->num_zero_experts = 1 + test_below(rng, 4);
+    }
+    spec->routed_scale = one_in(rng, 3) ? 2.5f : 0.0f;
+    spec->out_scale = one_in(rng, 3) ? 0.375f : 0.0f;
+    spec->out_bias = one_in(rng, 4);
+    spec->out_norm = one_in(rng, 4);
+    spec->norm_unit = one_in(rng, 4);
+    spec->norm_eps = one_in(rng, 2) ? 1e-6f : 1e-3f;
+    if (spec->shared_size != 0 && one_in(rng, 3))
+        random_act(&spec->shared_act, rng);
 }
 
 void test_spec_random(struct test_layer_spec *spec, struct test_rng *rng)
@@ -108,4 +153,6 @@ void test_spec_random(struct test_layer_spec *spec, struct test_rng *rng)
         spec->shared_gate = one_in(rng, 2);
     }
     spec->weight_on_input = one_in(rng, 5);
+    if (one_in(rng, 2))
+        test_spec_axes(spec, rng);
 }

@@ -28,6 +28,9 @@ void test_fill(struct test_rng *rng, float *out, size_t n, double scale);
 /* Gaussian with tails as activations have them: one value in 50 is 20 times as large, one row in 4 is scaled by a
  * power of two between 2^-6 and 2^6. */
 void test_fill_heavy(struct test_rng *rng, float *out, size_t rows, size_t cols, double scale);
+/* A row of weights of about that scale, in any format: such values quantised, or random blocks where the format can
+ * only be read (weights.c). */
+void test_fill_weights(struct test_rng *rng, enum moe_format format, void *out, size_t cols, double scale);
 
 /* ---- memory (memory.c): 64 guard bytes at both ends, filled with 0xff, which is NaN in f32, f16 and bf16 ---- */
 
@@ -106,27 +109,41 @@ struct test_layer_spec {
     struct moe_routing routing;          /* its plain fields */
     size_t shared_size;                  /* intermediate_size of the shared expert, 0: none; formats of experts */
     bool shared_gate;
+    struct moe_act shared_act;           /* struct_size 0: that of experts */
     bool weight_on_input;
+    size_t hidden_size;                  /* of a layer whose experts are latent; 0: they are not */
+    bool latent_bias, latent_norm;
+    enum moe_format latent_format;
+    size_t num_zero_experts;             /* of num_experts; if that is 0, as well as the matrices */
+    float routed_scale, out_scale;
+    bool out_bias, out_norm, norm_unit;  /* norm_unit: both norms; they have a scale if out_bias */
+    float norm_eps;
 };
 
 struct test_layer {
-    struct test_experts experts, shared_experts;
+    struct test_experts experts, shared_experts, latent;
+    struct moe_norm out_norm, latent_norm;
     struct moe_routing routing;
     struct moe_matrix router, shared_gate;
     struct moe_shared shared;
     struct moe_layer_params params;
     struct moe_model_block block;        /* for moe_ref_layer */
-    size_t num_experts, top_k, hidden_size;
-    void *memory[4];
+    size_t num_experts, top_k, hidden_size, expert_width;
+    void *memory[7];
 };
 void test_layer_init(struct test_layer *layer, struct test_rng *rng, const struct test_layer_spec *spec);
 void test_layer_free(struct test_layer *layer);
 
-/* Any mix of axes that a layer may have: formats, layouts, biases, activations, routing, shared expert. Small. */
+/* Any mix of axes that a layer may have: formats, layouts, biases, activations, routing, shared expert, and those of
+ * test_spec_axes. Small. */
 void test_spec_random(struct test_layer_spec *spec, struct test_rng *rng);
 
+/* Any mix of latent experts, zero experts, scales, bias and norm of the sum, a shared expert's own activation, for a
+ * spec that has the rest. */
+void test_spec_axes(struct test_layer_spec *spec, struct test_rng *rng);
+
 struct test_handle {
-    struct moe_experts *experts, *shared;
+    struct moe_experts *experts, *shared, *latent;
     struct moe_layer *layer;
 };
 /* The layer and its experts made by the library; flags of enum moe_layer_flags. */
@@ -149,6 +166,7 @@ struct test_call {
     size_t num_tokens, top_k;            /* top_k 0: the layer's */
     const float *x, *router_x, *logits, *weights;
     const int64_t *ids;
+    const int64_t *token_ids;            /* in the format of ids */
     const int32_t *expert_map, *live_tokens;
     const float *start;                  /* what is in out before; NULL: NaN */
     enum moe_format x_format, out_format, logits_format, weights_format;

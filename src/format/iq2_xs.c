@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// IQ2_XS: 256 values in 16 groups of 16; each 8 values are a row of a code book of 512 and 7 signs.
+// value = d * (scale + 1/2) / 4 * magnitude.
+#include "format/block.h"
+#include "format/iq_grids.h"
+
+/* byte  0 ..  1  d, f16
+ *       2 .. 65  32 numbers of 16 bits, lowest byte first: bits 0 .. 8 a row of the code book, bits 9 .. 15 its signs
+ *      66 .. 73  scales of 4 bits: even groups in low nibbles, odd ones in high nibbles */
+struct block {
+    uint8_t d[2];
+    uint8_t codes[32][2];
+    uint8_t scales[8];
+};
+_Static_assert(sizeof(struct block) == MOE_BLOCK_BYTES_IQ2_XS, "the row of IQ2_XS");
+
+static inline void unpack_8(uint8_t *q, const uint8_t *bytes)
+{
+    unsigned code = load_u16(bytes);
+    iq_store(q, iq_negate(iq_magnitudes_2(moe_iq_grids_iq2_xs[code & 511]), iq_even_signs(code >> 9)));
+}
+
+static void dequantise(float *out, const void *in, size_t num_blocks)
+{
+    const struct block *blocks = in;
+    for (size_t i = 0; i < num_blocks; i++) {
+        float d = load_f16(blocks[i].d);
+        for (int g = 0; g < 16; g++) {
+            int scale = blocks[i].scales[g / 2] >> 4 * (g % 2) & 15;
+            uint8_t q[16];
+            unpack_8(q, blocks[i].codes[2 * g]);
+            unpack_8(q + 8, blocks[i].codes[2 * g + 1]);
+            iq_scale(out + 256 * i + 16 * g, q, 16, d * (0.5f + (float)scale) * 0.25f);
+        }
+    }
+}
+
+static size_t find_nonfinite(const void *in, size_t num_blocks)
+{
+    const struct block *blocks = in;
+    for (size_t i = 0; i < num_blocks; i++) {
+        if (!f16_is_finite(blocks[i].d))
+            return i;
+    }
+    return num_blocks;
+}
+
+const struct moe_format_def moe_format_def_IQ2_XS = {NULL, dequantise, find_nonfinite};
