@@ -21,11 +21,11 @@ struct try_device {
     uint64_t dispatches;   /* so far, as the core counted them */
 };
 
-/* One layer's inputs and expected output: rows of f32, in the file. */
+/* One layer's inputs and expected output: rows of f32, in the file; token_ids are i32. */
 struct try_case {
     struct moe_model *model;
     size_t block, num_tokens, hidden_size;
-    const void *x, *logits, *out, *expert_out;
+    const void *x, *router_x, *token_ids, *logits, *out, *expert_out;
     size_t num_logits;
 };
 
@@ -85,12 +85,18 @@ static inline double try_layer(struct try_device *device, const struct try_case 
     if (!out)
         try_check(MOE_ERR_MEMORY, NULL);
     try_check(moe_model_layer(c->model, c->block, device->backend, MOE_LAYER_ALLOW_COMPOSED, &layer, &error), &error);
-    try_check(moe_mem_alloc(device->backend, 2 * (count * sizeof *out + 256), &memory), NULL);
+    try_check(moe_mem_alloc(device->backend, 3 * (count * sizeof *out + 256) + c->num_tokens * 4 + 256, &memory), NULL);
     rest = memory;
     MOE_INIT(&io);
     io.num_tokens = c->num_tokens;
     io.x = try_place(device, &rest, count, c->x);
     io.out = try_place(device, &rest, count, NULL);
+    if (c->router_x)
+        io.router_x = try_place(device, &rest, count, c->router_x);
+    if (c->token_ids) {
+        io.token_ids = try_place(device, &rest, c->num_tokens, c->token_ids);   /* as wide as f32 */
+        io.token_ids.format = MOE_FORMAT_I32;
+    }
     try_check(moe_layer_workspace_size(device->ctx, layer, &io, &bytes), NULL);
     try_check(moe_mem_alloc(device->backend, bytes, &io.workspace), NULL);
     try_dispatches(device);
@@ -112,11 +118,17 @@ static inline bool try_is_plain(const struct moe_model_block *block)
     const struct moe_routing *r = block->layer->routing;
     const struct moe_act *act = e->act;
     bool softmax = r && r->weight <= MOE_SCORE_SOFTMAX && r->select <= MOE_SCORE_SOFTMAX && r->num_groups <= 1 &&
-                   !r->selection_bias.base && (r->scale == 0 || r->scale == 1) && !(r->router && r->router->bias.base);
+                   !r->selection_bias.base && (r->scale == 0 || r->scale == 1) &&
+                   !(r->router && r->router->bias.base) && !r->norm && r->softcap == 0 &&
+                   r->renorm != MOE_RENORM_P_NORM && !r->expert_scale.base && !r->hash_table.base &&
+                   r->num_always == 0;
+    const struct moe_layer_params *l = block->layer;
+    bool sum = (l->routed_scale == 0 || l->routed_scale == 1) && (l->out_scale == 0 || l->out_scale == 1) &&
+               !l->out_bias.base && !l->out_norm && !block->latent && l->num_zero_experts == 0;
     bool silu = !act || (act->kind == MOE_ACT_SWISH && !act->clamp && act->up_offset == 0 &&
                          (act->alpha == 0 || act->alpha == 1));
-    return softmax && silu && e->gate && !e->gate->bias.base && !e->up->bias.base && !e->down->bias.base &&
-           !block->layer->weight_on_input;
+    return softmax && silu && sum && e->gate && !e->gate->bias.base && !e->up->bias.base && !e->down->bias.base &&
+           !l->weight_on_input;
 }
 
 /* The routed experts through moe_forward, from the router logits of the reference. */
@@ -203,19 +215,23 @@ static inline bool try_block(struct try_device *device, struct try_device *cpu, 
         return true;
     }
     size_t top_k = block->layer->top_k;
-    c.hidden_size = block->experts->hidden_size;
-    c.num_logits = block->experts->num_experts;
-    c.x = try_find(reference, index, "x", &c.num_tokens, &c.hidden_size);
-    c.out = try_find(reference, index, "out", &c.num_tokens, &c.hidden_size);
+    c.hidden_size = block->latent ? block->latent->hidden_size : block->experts->hidden_size;
+    c.num_logits = block->experts->num_experts + block->layer->num_zero_experts;
+    c.router_x = try_find(reference, index, "router_x", &c.num_tokens, &c.hidden_size);
+    /* With a router apart, x and out belong to more than this layer. */
+    c.x = try_find(reference, index, c.router_x ? "expert_x" : "x", &c.num_tokens, &c.hidden_size);
+    c.out = try_find(reference, index, c.router_x ? "expert_out" : "out", &c.num_tokens, &c.hidden_size);
     c.logits = try_find(reference, index, "router_logits", &c.num_tokens, &c.num_logits);
-    if (!c.x || !c.out || !c.logits) {
+    if (block->layer->routing->hash_table.base)
+        try_check(moe_model_tensor_data(reference, "input_ids", &c.token_ids, &error), &error);
+    if (!c.x || !c.out) {
         printf("  %-6zu not in the reference\n", index);
         return false;
     }
     double on_cpu = try_layer(cpu, &c, &unused), composed = try_layer(device, &c, &dispatches);
     printf("  %-6zu %-10.1e %-10.1e %-12.2f", index, on_cpu, composed, (double)dispatches / (double)c.num_tokens);
     bool good = on_cpu <= TRY_MAX_ERROR && composed <= TRY_MAX_ERROR;
-    if (try_is_plain(block)) {
+    if (try_is_plain(block) && c.logits) {
         size_t expert_size = c.hidden_size, rows = c.num_tokens;
         c.expert_out = block->shared ? try_find(reference, index, "expert_out", &rows, &expert_size) : NULL;
         double forward = block->shared && !c.expert_out ? INFINITY : try_forward(device, &c, block, &dispatches);

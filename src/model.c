@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Model files, the public functions of moe.h part 3: an archive with a family's preset on top of it, and blocks that
 // are built when they are first asked for.
-#include "model.h"
+#include "model_description.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -23,17 +23,49 @@ static enum moe_status printable(struct moe_error *error, enum moe_status status
 }
 
 /* Where architectures are named, in the order of asking; a nested one counts only if the ones before are unknown. */
+enum place { PLACE_OWN, PLACE_OUTER, PLACE_AROUND };   /* the key is that of the config itself, or of the one around */
 static const struct {
     const char *container, *key;
     const char *prefix;         /* of all other keys; NULL: the architecture and a dot */
     enum moe_vocabulary vocabulary;
-    bool outer;                 /* the key is that of the config around */
+    enum place place;
 } places[] = {
-    {"gguf", "general.architecture", NULL, MOE_VOCABULARY_GGUF, false},
-    {"safetensors", "model_type", "", MOE_VOCABULARY_CONFIG, false},
-    {"safetensors", "text_config.model_type", "text_config.", MOE_VOCABULARY_CONFIG, false},
-    {"safetensors", "model_type", "text_config.", MOE_VOCABULARY_CONFIG, true},
+    {"gguf", "general.architecture", NULL, MOE_VOCABULARY_GGUF, PLACE_OWN},
+    {"safetensors", "model_type", "", MOE_VOCABULARY_CONFIG, PLACE_OWN},
+    {"safetensors", "model_type", "text_config.", MOE_VOCABULARY_CONFIG, PLACE_OUTER},
+    {"safetensors", "text_config.model_type", "text_config.", MOE_VOCABULARY_CONFIG, PLACE_OWN},
+    {"safetensors", "thinker_config.text_config.model_type", "thinker_config.text_config.", MOE_VOCABULARY_CONFIG,
+     PLACE_OWN},
+    {"safetensors", "model_type", "text_config.", MOE_VOCABULARY_CONFIG, PLACE_AROUND},
+    {"safetensors", "model_type", "thinker_config.text_config.", MOE_VOCABULARY_CONFIG, PLACE_OUTER},
+    {"safetensors", "model_type", "", MOE_VOCABULARY_CONFIG, PLACE_OUTER},
 };
+
+static bool has_keys(const struct moe_archive *archive, const char *prefix)
+{
+    const char *key;
+    struct moe_value value;
+    for (size_t i = 0; moe_archive_metadata_at(archive, i, &key, &value) == MOE_OK; i++)
+        if (strncmp(key, prefix, strlen(prefix)) == 0)
+            return true;
+    return false;
+}
+
+/* One architecture may hold several families, which the gating function tells apart, or the tensors. */
+static const struct moe_preset_gguf *choose_gguf(const struct moe_model *model, const char *architecture)
+{
+    char key[160];
+    struct moe_value value;
+    uint32_t gating = 0;
+    bool bias = false;
+    snprintf(key, sizeof key, "%.100s.expert_gating_func", architecture);
+    if (moe_archive_metadata_find(model->archive, key, &value) == MOE_OK && value.kind == MOE_VALUE_INT &&
+        value.integer > 0 && value.integer <= UINT32_MAX)
+        gating = (uint32_t)value.integer;
+    for (size_t i = 0; gating == 0 && !bias && i < moe_archive_num_tensors(model->archive); i++)
+        bias = strstr(moe_archive_tensor_at(model->archive, i)->info.name, ".exp_probs_b") != NULL;
+    return moe_preset_choose_gguf(architecture, gating, bias);
+}
 
 /* The architecture as the file calls it goes to *name, NULL where it names none. */
 static enum moe_status find_family(struct moe_model *model, const char **name, struct moe_error *error)
@@ -42,15 +74,22 @@ static enum moe_status find_family(struct moe_model *model, const char **name, s
     for (size_t i = 0; i < MOE_ARRAY_SIZE(places); i++) {
         struct moe_value value;
         if (strcmp(places[i].container, moe_archive_container(model->archive)) != 0 ||
-            moe_archive_metadata_find(model->archive, places[i].key, &value) != MOE_OK)
+            moe_archive_metadata_find(model->archive, places[i].key, &value) != MOE_OK ||
+            value.kind == MOE_VALUE_NULL ||
+            (places[i].place != PLACE_OWN && !has_keys(model->archive, places[i].prefix)))
             continue;
         if (value.kind != MOE_VALUE_STRING)
             return moe_fail(error, MOE_ERR_FORMAT, "%s: key '%s': expected the name of an architecture",
                             moe_archive_path(model->archive), places[i].key);
         if (*name == NULL)
             *name = value.string;
-        model->preset = places[i].outer ? moe_preset_find_outer(value.string)
-                                        : moe_preset_find(places[i].vocabulary, value.string);
+        model->gguf = places[i].vocabulary == MOE_VOCABULARY_GGUF ? choose_gguf(model, value.string) : NULL;
+        if (places[i].vocabulary == MOE_VOCABULARY_GGUF)
+            model->preset = model->gguf != NULL ? moe_preset_of_gguf(model->gguf) : NULL;
+        else if (places[i].place == PLACE_OWN)
+            model->preset = moe_preset_find(value.string);
+        else
+            model->preset = moe_preset_find_outer(value.string, places[i].place == PLACE_OUTER);
         if (model->preset == NULL)
             continue;
         model->architecture = *name = value.string;
@@ -70,15 +109,27 @@ static bool may_be_model(const struct moe_model *model)
     return strcmp(moe_archive_container(model->archive), "safetensors") != 0 || moe_file_is_directory(path);
 }
 
+enum moe_status moe_model_axes_of(const struct moe_model *model, size_t block, struct moe_model_axes *out,
+                                  struct moe_error *error)
+{
+    return model->description != NULL ? moe_description_axes(model, block, out, error)
+                                      : moe_model_axes_read(model, block, out, error);
+}
+
 /* Metadata of every block are read once, so that what open accepts has sane sizes throughout. */
 static enum moe_status read_blocks(struct moe_model *model, struct moe_error *error)
 {
-    model->block_prefix = moe_model_block_prefix(model->archive, model->vocabulary);
     size_t num_blocks = 0;
-    MOE_TRY(moe_model_axes_blocks(model, &num_blocks, error));
+    if (model->description != NULL) {
+        model->block_prefix = model->description->prefix;
+        num_blocks = model->description->num_blocks;
+    } else {
+        model->block_prefix = moe_model_block_prefix(model->archive, model->vocabulary);
+        MOE_TRY(moe_model_axes_blocks(model, &num_blocks, error));
+    }
     for (size_t b = 0; b < num_blocks; b++) {
         struct moe_model_axes axes;
-        MOE_TRY(moe_model_axes_read(model, b, &axes, error));
+        MOE_TRY(moe_model_axes_of(model, b, &axes, error));
     }
     model->entries = moe_alloc_array(&model->env, num_blocks, sizeof *model->entries);
     if (model->entries == NULL)
@@ -97,11 +148,27 @@ static void count_bytes(struct moe_model *model)
     }
 }
 
+/* Metadata still say what the file calls itself, and how weights are packed. */
+static enum moe_status open_described(struct moe_model *model, const char *text, struct moe_error *error)
+{
+    const char *name = NULL;
+    if (may_be_model(model) && find_family(model, &name, NULL) != MOE_OK)
+        name = NULL;
+    MOE_TRY(moe_description_read(model, text, &model->description, error));
+    bool gguf = strcmp(moe_archive_container(model->archive), "gguf") == 0;
+    model->preset = NULL;
+    model->vocabulary = gguf ? MOE_VOCABULARY_GGUF : MOE_VOCABULARY_CONFIG;
+    model->architecture = name != NULL ? name : model->description->family;
+    return read_blocks(model, error);
+}
+
 static enum moe_status open_model(struct moe_model *model, const char *path, const struct moe_model_params *params,
                                   struct moe_error *error)
 {
     MOE_TRY(moe_archive_open(path, params, &model->archive, error));
     count_bytes(model);
+    if (params != NULL && params->description != NULL)
+        return open_described(model, params->description, error);
     if (!may_be_model(model))
         return MOE_OK;
     const char *name;
@@ -138,7 +205,7 @@ enum moe_status moe_model_open(const char *path, const struct moe_model_params *
         moe_free(&env, model, sizeof *model);
         return moe_fail(error, MOE_ERR_MEMORY, "no memory for a mutex");
     }
-    enum moe_status status = open_model(model, path, params, error);
+    enum moe_status status = open_model(model, path, &given, error);
     if (status != MOE_OK) {
         moe_model_close(model);
         return printable(error, status);
@@ -155,6 +222,7 @@ void moe_model_close(struct moe_model *model)
     for (size_t b = 0; b < model->num_blocks; b++)
         moe_model_block_free(model, model->entries[b]);
     moe_free(&env, model->entries, model->num_blocks * sizeof *model->entries);
+    moe_description_free(model, model->description);
     moe_archive_close(model->archive);
     pthread_mutex_destroy(&model->lock);
     moe_free(&env, model, sizeof *model);
@@ -167,7 +235,9 @@ enum moe_status moe_model_info(const struct moe_model *model, struct moe_model_i
     const struct moe_model_info info = {
         .struct_size = sizeof info,
         .architecture = model->architecture,
-        .family = model->preset != NULL ? model->preset->name : NULL,
+        .family = model->description != NULL ? model->description->family
+                  : model->preset != NULL    ? model->preset->name
+                                             : NULL,
         .container = moe_archive_container(model->archive),
         .num_blocks = model->num_blocks,
         .num_tensors = moe_archive_num_tensors(model->archive),
@@ -184,7 +254,7 @@ static enum moe_status find_block(struct moe_model *model, size_t block, struct 
 {
     if (model->entries[block] == NULL) {
         struct moe_model_axes axes;
-        MOE_TRY(moe_model_axes_read(model, block, &axes, error));
+        MOE_TRY(moe_model_axes_of(model, block, &axes, error));
         if (axes.has_experts)
             MOE_TRY(moe_model_block_build(model, block, &axes, &model->entries[block], error));
     }
@@ -211,21 +281,29 @@ enum moe_status moe_model_block(struct moe_model *model, size_t block, const str
     return printable(error, status);
 }
 
-/* experts, shared and layer are what was made so far, NULL where not; the caller cleans up. */
+/* What a layer owns. */
+struct owned {
+    struct moe_experts *experts, *shared, *latent;
+};
+
+/* owned: what was made so far, NULL where not; the caller cleans up. */
 static enum moe_status create_layer(const struct moe_model_block *block, struct moe_backend *backend, uint32_t flags,
-                                    struct moe_experts **experts, struct moe_experts **shared, struct moe_layer **out,
-                                    struct moe_error *error)
+                                    struct owned *owned, struct moe_layer **out, struct moe_error *error)
 {
     struct moe_layer_params layer = *block->layer;
     struct moe_shared with_experts;
     layer.flags = flags;
-    MOE_TRY(moe_experts_create(backend, block->experts, experts, error));
-    layer.experts = *experts;
+    MOE_TRY(moe_experts_create(backend, block->experts, &owned->experts, error));
+    layer.experts = owned->experts;
     if (block->shared != NULL) {
-        MOE_TRY(moe_experts_create(backend, block->shared, shared, error));
+        MOE_TRY(moe_experts_create(backend, block->shared, &owned->shared, error));
         with_experts = *block->layer->shared;
-        with_experts.experts = *shared;
+        with_experts.experts = owned->shared;
         layer.shared = &with_experts;
+    }
+    if (block->latent != NULL) {
+        MOE_TRY(moe_experts_create(backend, block->latent, &owned->latent, error));
+        layer.latent = owned->latent;
     }
     return moe_layer_create(backend, &layer, out, error);
 }
@@ -253,15 +331,16 @@ enum moe_status moe_model_layer(struct moe_model *model, size_t block, struct mo
     if (params == NULL)
         return moe_fail(error, MOE_ERR_ARGUMENT, "%s: block %zu has no experts", moe_archive_path(model->archive),
                         block);
-    struct moe_experts *experts = NULL, *shared = NULL;
-    enum moe_status status = create_layer(params, backend, flags, &experts, &shared, out, error);
+    struct owned owned = {NULL, NULL, NULL};
+    enum moe_status status = create_layer(params, backend, flags, &owned, out, error);
     if (status != MOE_OK) {
-        moe_experts_destroy(experts);
-        moe_experts_destroy(shared);
+        moe_experts_destroy(owned.experts);
+        moe_experts_destroy(owned.shared);
+        moe_experts_destroy(owned.latent);
         *out = NULL;
         return fail_layer(model, block, status, error);
     }
-    moe_layer_own(*out, experts, shared, NULL);
+    moe_layer_own(*out, owned.experts, owned.shared, owned.latent);
     return MOE_OK;
 }
 

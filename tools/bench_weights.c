@@ -15,9 +15,29 @@
 #define POOL_VALUES ((size_t)1 << 20)
 #define MOST_LAYERS 256
 
-/* A pool of quantised rows of one matrix kind; NULL with the error printed. */
+/* Random bytes until the block is finite and its rms within a factor of 4 of sigma; any finite one, where a format of
+ * integers without a scale has none. */
+static void random_block(unsigned char *block, const struct moe_format_info *info, double sigma, uint64_t *seed)
+{
+    float values[256];
+    for (int tries = info->block_values > 2 ? 1000 : 8;;) {
+        double sum = 0;
+        for (size_t i = 0; i < info->block_bytes; i++)
+            block[i] = (unsigned char)tool_random(seed);
+        moe_format_dequantise(info->format, values, block, 1, info->block_values);
+        for (size_t i = 0; i < info->block_values; i++)
+            sum += (double)values[i] * (double)values[i];
+        double rms = sqrt(sum / info->block_values);
+        if (isfinite(rms) && ((rms >= 0.25 * sigma && rms <= 4 * sigma) || --tries <= 0))
+            return;
+    }
+}
+
+/* A pool of quantised rows of one matrix kind, or of random blocks of a format that cannot be made; NULL with the error
+ * printed. */
 static unsigned char *make_pool(enum moe_format format, size_t cols, size_t num_rows, uint64_t seed)
 {
+    const struct moe_format_info *info = moe_format_info(format);
     size_t row_bytes = moe_format_row_bytes(format, cols);
     float *row = tool_alloc(cols, sizeof *row);
     unsigned char *pool = row ? tool_alloc(num_rows, row_bytes) : NULL;
@@ -25,7 +45,10 @@ static unsigned char *make_pool(enum moe_format format, size_t cols, size_t num_
     for (size_t r = 0; pool && r < num_rows; r++) {
         for (size_t c = 0; c < cols; c++)
             row[c] = (float)(sigma * tool_normal(&seed));
-        moe_format_quantise(format, pool + r * row_bytes, row, 1, cols);
+        if (moe_format_quantise(format, pool + r * row_bytes, row, 1, cols) == MOE_OK)
+            continue;
+        for (size_t at = 0; at < row_bytes; at += info->block_bytes)
+            random_block(pool + r * row_bytes + at, info, sigma, &seed);
     }
     free(row);
     return pool;

@@ -44,7 +44,7 @@ static const char examples[] =
     "  moe bench --shape 2048,768,128,8 --format bf16,q8_0,q4_k --plot bench.svg";
 
 struct bench {
-    const char *backend;
+    const char *backend, *describe;
     size_t threads, tokens[MOST_CELLS], num_tokens;
     enum moe_format formats[MOST_CELLS];
     size_t num_formats;
@@ -400,7 +400,7 @@ static int run_cells(struct bench *bench, size_t series)
 /* out: where the plot goes, or NULL. */
 static int run(struct bench *bench, const char *model, struct outfile *out)
 {
-    int code = session_open(&bench->session, bench->backend, bench->threads, model);
+    int code = session_open(&bench->session, bench->backend, bench->threads, model, bench->describe);
     if (code == TOOL_OK && model) {
         code = bench_weights_of_model(&bench->weights, &bench->session);
         if (code == TOOL_OK)
@@ -471,6 +471,8 @@ static int check_options(struct bench *bench, const char *model, const char *sha
         return tool_fail(TOOL_USAGE, "moe bench takes either a MODEL or --shape H,I,E,K");
     if (model && (format || down))
         return tool_fail(TOOL_USAGE, "moe bench: --format and --down go with --shape; a MODEL has its formats");
+    if (!model && bench->describe)
+        return tool_fail(TOOL_USAGE, "moe bench: --describe goes with a MODEL");
     if (shape && options_sizes(shape, sizes, 5) != 4)
         return tool_fail(TOOL_USAGE,
                          "moe bench: --shape takes four numbers, hidden,intermediate,experts,top-k; not '%s'", shape);
@@ -511,6 +513,7 @@ int cmd_bench(int argc, char **argv)
         {"tokens", OPTION_STRING, &tokens, "T[,T]", "tokens of a call; default 1,8,64,512"},
         {"threads", OPTION_SIZE, &bench.threads, "N", "default: all CPUs of the machine"},
         {"backend", OPTION_STRING, &bench.backend, "B", "cpu (default), or cpu:LEVEL; `moe info` lists them"},
+        {"describe", OPTION_STRING, &bench.describe, "FILE", "what MODEL is (docs/describe.md), not its metadata"},
         {"error", OPTION_FLAG, &bench.error, NULL, "also the error against double precision"},
         {"seconds", OPTION_NUMBER, &bench.seconds, "S", "how long a cell is timed at least; default 1"},
         {"cold-bytes", OPTION_NUMBER, &bench.cold_bytes, "N", "bytes that calls rotate over; default 512e6"},

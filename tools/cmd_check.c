@@ -7,28 +7,29 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "check_layer.h"
 #include "describe.h"
 #include "json_value.h"
-#include "matrix.h"
 #include "options.h"
-#include "oracle.h"
-#include "session.h"
 
 #define FLOAT_TOLERANCE 1e-5
-#define ULP_TOLERANCE 2.0
 
 static const char about[] =
     "Runs every MoE layer on the inputs in reference.safetensors beside the model and compares. The reference holds,\n"
     "for layer N: layerN.x and layerN.out [tokens, hidden] f32, and, where known, layerN.router_x,\n"
-    "layerN.router_logits [tokens, experts], layerN.ids [tokens, k] i32. A line tells:\n"
+    "layerN.router_logits [tokens, experts], layerN.ids [tokens, k] i32, layerN.weights, layerN.expert_x and\n"
+    "layerN.expert_out of the experts alone, and input_ids [tokens] for layers that route by token id. A line tells:\n"
     "  error    ||out - reference|| / ||reference||; nmse is its square\n"
-    "  ids      tokens whose set of experts is that of the reference (or of its logits)\n"
-    "  weights  worst distance, in units of the last place of f32, of the library's weights for the reference's\n"
-    "           logits from those of a router in double precision; at most 2\n"
-    "A layer passes if its error is within the tolerance, all ids agree and the weights hold. Tolerance: 1e-5 where\n"
-    "all experts are f32, f16 or bf16 and activations stay f32. References belong to unquantised weights, so others\n"
-    "may differ by 6 / 2^b, b the bits per value of the layer's coarsest format: two to four times what rounding\n"
-    "to that format costs (q8_0 0.017, q6_k 0.064, q4_k and q4_0 0.27, mxfp4 0.32).";
+    "  ids      tokens whose set of experts is that of a router in double precision, and of the reference\n"
+    "  weights  worst distance, in units of the last place of f32, of the library's weights from those of a router in\n"
+    "           double precision, by the layer's own router and from the reference's logits; at most 2\n"
+    "  experts' error    likewise of expert_out, where it is more than out: weighted inputs, latent experts\n"
+    "  excluded          tokens whose choice hangs on less than f32 can tell, which are not compared\n"
+    "A layer passes if its errors are within the tolerance, all ids agree, the weights hold, the reference's logits\n"
+    "and weights are those of the layer's router, and no more than a quarter of the tokens are excluded. Tolerance:\n"
+    "1e-5 where all experts are f32, f16 or bf16 and activations stay f32. References belong to unquantised weights,\n"
+    "so others may differ by 6 / 2^b, b the bits per value of the layer's coarsest format: two to four times what\n"
+    "rounding to that format costs (q8_0 0.017, q6_k 0.064, q4_k and q4_0 0.27, mxfp4 0.32).";
 
 static const char examples[] =
     "  moe check models/bard\n"
@@ -37,7 +38,7 @@ static const char examples[] =
     "  moe check models/bard --backend cpu:c --json  portable kernels only; output for programs";
 
 struct check {
-    const char *model, *reference, *backend;
+    const char *model, *reference, *backend, *describe;
     size_t threads;
     double tolerance;               /* < 0: by the formats */
     bool primitives, exact, json;
@@ -47,102 +48,14 @@ struct check {
     size_t num_checked, num_failed, num_missing;
 };
 
-/* One layer's part of the reference, from malloc; NULL: not there. */
-struct record {
-    size_t num_tokens;
-    float *x, *router_x, *out, *logits;
-    int64_t *ids;
-};
-
 struct verdict {
-    double error, nmse, tolerance, ulp;
-    size_t ids_agree;
-    bool has_ids, has_weights, passed;
+    struct check_result result;
+    double tolerance;
+    bool passed;
     enum moe_format coarsest;
 };
 
-/* ---- reading the reference ---- */
-
-static void free_record(struct record *record)
-{
-    free(record->x);
-    free(record->router_x);
-    free(record->out);
-    free(record->logits);
-    free(record->ids);
-}
-
-/* layerN.NAME as [*rows, cols] floats into *out; *rows 0: any. Leaves *out NULL where there is no such tensor. */
-static int take_floats(struct check *check, size_t layer, const char *name, size_t *rows, size_t cols, float **out)
-{
-    char key[64];
-    snprintf(key, sizeof key, "layer%zu.%s", layer, name);
-    struct moe_tensor tensor;
-    if (moe_model_tensor_find(check->data, key, &tensor) != MOE_OK)
-        return TOOL_OK;
-    if (tensor.num_dims != 2 || tensor.shape[0] == 0 || tensor.shape[1] != cols ||
-        (*rows && tensor.shape[0] != *rows))
-        return tool_fail(TOOL_INPUT, "%s: tensor '%s' is not of %zu values a token, of at least one token, and of as "
-                         "many as the layer's other tensors", check->reference, key, cols);
-    if (!tensor.format || (tensor.format->format != MOE_FORMAT_F32 && tensor.format->format != MOE_FORMAT_F16 &&
-                           tensor.format->format != MOE_FORMAT_BF16))
-        return tool_fail(TOOL_INPUT, "%s: tensor '%s' must hold f32, f16 or bf16 values", check->reference, key);
-    struct moe_error error = {0};
-    const void *data;
-    enum moe_status status = moe_model_tensor_data(check->data, key, &data, &error);
-    if (status != MOE_OK)
-        return tool_fail_moe(status, &error, check->reference);
-    *rows = tensor.shape[0];
-    *out = tool_alloc(*rows * cols, sizeof **out);
-    if (!*out)
-        return TOOL_INPUT;
-    moe_format_dequantise(tensor.format->format, *out, data, *rows, cols);
-    return TOOL_OK;
-}
-
-static int take_ids(struct check *check, size_t layer, size_t rows, size_t cols, int64_t **out)
-{
-    char key[64];
-    snprintf(key, sizeof key, "layer%zu.ids", layer);
-    struct moe_tensor tensor;
-    if (moe_model_tensor_find(check->data, key, &tensor) != MOE_OK)
-        return TOOL_OK;
-    if (tensor.num_dims != 2 || tensor.shape[0] != rows || tensor.shape[1] != cols || tensor.type != MOE_FORMAT_I32 ||
-        !tensor.format)
-        return tool_fail(TOOL_INPUT, "%s: tensor '%s' must be [%zu, %zu] i32", check->reference, key, rows, cols);
-    struct moe_error error = {0};
-    const void *data;
-    enum moe_status status = moe_model_tensor_data(check->data, key, &data, &error);
-    if (status != MOE_OK)
-        return tool_fail_moe(status, &error, check->reference);
-    *out = tool_alloc(rows * cols, sizeof **out);
-    if (!*out)
-        return TOOL_INPUT;
-    for (size_t i = 0; i < rows * cols; i++) {
-        int32_t id;
-        memcpy(&id, (const char *)data + i * sizeof id, sizeof id);
-        (*out)[i] = id;
-    }
-    return TOOL_OK;
-}
-
-static int read_record(struct check *check, size_t layer, const struct moe_layer_info *info, struct record *record)
-{
-    size_t *rows = &record->num_tokens;
-    int code = take_floats(check, layer, "x", rows, info->hidden_size, &record->x);
-    if (code != TOOL_OK || !record->x)
-        return code;
-    code = take_floats(check, layer, "out", rows, info->hidden_size, &record->out);
-    if (code == TOOL_OK)
-        code = take_floats(check, layer, "router_x", rows, info->hidden_size, &record->router_x);
-    if (code == TOOL_OK)
-        code = take_floats(check, layer, "router_logits", rows, info->num_experts, &record->logits);
-    if (code == TOOL_OK)
-        code = take_ids(check, layer, *rows, info->top_k, &record->ids);
-    return code;
-}
-
-/* ---- comparing ---- */
+/* ---- tolerances ---- */
 
 static bool is_float(enum moe_format format)
 {
@@ -170,6 +83,8 @@ static void set_tolerance(const struct check *check, const struct moe_model_bloc
     coarser(&verdict->coarsest, block->experts);
     if (block->shared)
         coarser(&verdict->coarsest, block->shared);
+    if (block->latent)
+        coarser(&verdict->coarsest, block->latent);
     if (check->tolerance >= 0)
         verdict->tolerance = check->tolerance;
     else if (!is_float(verdict->coarsest))
@@ -178,158 +93,97 @@ static void set_tolerance(const struct check *check, const struct moe_model_bloc
         verdict->tolerance = exact ? FLOAT_TOLERANCE : 6 * exp2(-8.5);   /* activations rounded, at worst to 8 bits */
 }
 
-static bool contains(const int64_t *ids, size_t count, int64_t id)
-{
-    for (size_t k = 0; k < count; k++)
-        if (ids[k] == id)
-            return true;
-    return false;
-}
-
-/* Tokens whose two sets of ids are equal. Ids of a set are distinct. */
-static size_t count_equal(const int32_t *ids, const int64_t *expected, size_t num_tokens, size_t top_k)
-{
-    size_t equal = 0;
-    for (size_t t = 0; t < num_tokens; t++) {
-        bool same = true;
-        for (size_t k = 0; k < top_k; k++)
-            same = same && contains(expected + t * top_k, top_k, ids[t * top_k + k]);
-        equal += same;
-    }
-    return equal;
-}
-
-static double ulps(float weight, double expected)
-{
-    if (isnan(weight))
-        return INFINITY;
-    int exponent;
-    frexp(fmax(fabs(expected), 1.17549435e-38), &exponent);
-    return fabs(weight - expected) / ldexp(1, exponent - 24);
-}
-
-/* The library's routing of the reference's logits, against the oracle's. Fills record->ids if the file has none. */
-static int check_weights(struct check *check, const struct moe_layer *layer, const struct moe_model_block *block,
-                         const struct moe_layer_info *info, struct record *record, struct verdict *verdict)
-{
-    const struct moe_routing *routing = block->layer->routing;
-    size_t pairs = record->num_tokens * info->top_k, n = info->num_experts, k = info->top_k;
-    int32_t *ids = tool_alloc(pairs, sizeof *ids);
-    float *weights = tool_alloc(pairs, sizeof *weights), *bias = NULL;
-    int64_t *expected_ids = tool_alloc(pairs, sizeof *expected_ids);
-    double *expected = tool_alloc(pairs + 2 * n, sizeof *expected);
-    int code = ids && weights && expected_ids && expected ? TOOL_OK : TOOL_INPUT;
-    if (code == TOOL_OK && routing->selection_bias.base) {
-        bias = tool_alloc(n, sizeof *bias);
-        code = bias && matrix_view(&routing->selection_bias, n, bias) ? TOOL_OK : TOOL_INPUT;
-    }
-    if (code == TOOL_OK) {
-        struct layer_call call = {.layer = layer, .route_only = true, .num_tokens = record->num_tokens,
-                                  .hidden_size = info->hidden_size, .num_experts = n, .top_k = k,
-                                  .logits = record->logits, .out_ids = ids, .out_weights = weights};
-        code = session_call(&check->session, &call, "the routing did not run");
-    }
-    verdict->has_weights = code == TOOL_OK;
-    for (size_t t = 0; code == TOOL_OK && t < record->num_tokens; t++)
-        oracle_route(routing, bias, n, k, record->logits + t * n, expected_ids + t * k, expected + t * k,
-                     expected + pairs);
-    for (size_t i = 0; code == TOOL_OK && i < pairs; i++)
-        verdict->ulp = fmax(verdict->ulp, ids[i] == expected_ids[i] ? ulps(weights[i], expected[i]) : INFINITY);
-    if (code == TOOL_OK && !record->ids) {
-        record->ids = expected_ids;
-        expected_ids = NULL;
-    }
-    free(ids);
-    free(weights);
-    free(bias);
-    free(expected_ids);
-    free(expected);
-    return code;
-}
-
-static int check_forward(struct check *check, const struct moe_layer *layer, const struct moe_layer_info *info,
-                         const struct record *record, struct verdict *verdict)
-{
-    size_t values = record->num_tokens * info->hidden_size, pairs = record->num_tokens * info->top_k;
-    float *out = tool_alloc(values, sizeof *out);
-    double *expected = tool_alloc(values, sizeof *expected);
-    int32_t *ids = tool_alloc(pairs, sizeof *ids);
-    int code = out && expected && ids ? TOOL_OK : TOOL_INPUT;
-    if (code == TOOL_OK) {
-        struct layer_call call = {.layer = layer, .num_tokens = record->num_tokens, .hidden_size = info->hidden_size,
-                                  .num_experts = info->num_experts, .top_k = info->top_k, .x = record->x,
-                                  .router_x = record->router_x, .out = out, .out_ids = ids};
-        if (!info->has_router)
-            call.logits = record->logits;
-        code = session_call(&check->session, &call, "the layer did not run");
-    }
-    if (code == TOOL_OK) {
-        for (size_t i = 0; i < values; i++)
-            expected[i] = record->out[i];
-        verdict->error = oracle_error(out, expected, values);
-        verdict->nmse = verdict->error * verdict->error;
-        verdict->has_ids = record->ids != NULL;
-        if (record->ids)
-            verdict->ids_agree = count_equal(ids, record->ids, record->num_tokens, info->top_k);
-    }
-    free(out);
-    free(expected);
-    free(ids);
-    return code;
-}
-
 /* ---- reporting ---- */
 
-static void report(struct check *check, size_t layer, const struct record *record, const struct verdict *verdict)
+static void report_json(struct check *check, size_t layer, size_t num_tokens, const struct verdict *verdict)
 {
+    const struct check_result *result = &verdict->result;
+    json_array_append_new(check->lines,
+        json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:s, s:b}", "layer", (json_int_t)layer, "tokens",
+                  (json_int_t)num_tokens, "excluded", (json_int_t)result->excluded, "error",
+                  json_value_number(result->error), "nmse", json_value_number(result->error * result->error),
+                  "experts_error", result->experts_error >= 0 ? json_value_number(result->experts_error) : json_null(),
+                  "tolerance", json_value_number(verdict->tolerance), "ids_agree", (json_int_t)result->ids_agree,
+                  "weights_ulp", result->ulp >= 0 ? json_value_number(result->ulp) : json_null(), "format",
+                  describe_format(verdict->coarsest), "passed", verdict->passed));
+}
+
+static void report(struct check *check, size_t layer, size_t num_tokens, const struct verdict *verdict)
+{
+    const struct check_result *result = &verdict->result;
+    char more[256] = "";
     if (check->json) {
-        json_array_append_new(check->lines,
-            json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:s, s:b}", "layer", (json_int_t)layer, "tokens",
-                      (json_int_t)record->num_tokens, "error", json_value_number(verdict->error), "nmse",
-                      json_value_number(verdict->nmse), "tolerance", json_value_number(verdict->tolerance), "ids_agree",
-                      verdict->has_ids ? json_integer((json_int_t)verdict->ids_agree) : json_null(), "weights_ulp",
-                      verdict->has_weights ? json_value_number(verdict->ulp) : json_null(), "format",
-                      describe_format(verdict->coarsest), "passed", verdict->passed));
+        report_json(check, layer, num_tokens, verdict);
         return;
     }
-    char ids[64] = "ids unknown", weights[64] = "";
-    if (verdict->has_ids)
-        snprintf(ids, sizeof ids, "ids %zu/%zu", verdict->ids_agree, record->num_tokens);
-    if (verdict->has_weights)
-        snprintf(weights, sizeof weights, "  weights %.2f ulp", verdict->ulp);
-    printf("layer %2zu  %-5s error %.2e (<= %.1e, %s)  nmse %.1e  %s%s\n", layer, verdict->passed ? "ok" : "FAIL",
-           verdict->error, verdict->tolerance, describe_format(verdict->coarsest), verdict->nmse, ids, weights);
+    if (result->ulp >= 0)
+        tool_append(more, sizeof more, "  weights %.2f ulp", result->ulp);
+    if (result->experts_error >= 0)
+        tool_append(more, sizeof more, "  experts' error %.2e", result->experts_error);
+    if (result->excluded)
+        tool_append(more, sizeof more, "  %zu of %zu tokens excluded", result->excluded, num_tokens);
+    if (!(result->logits_off <= 1))
+        tool_append(more, sizeof more, "  the reference's logits are others");
+    if (!(result->weights_off <= 1))
+        tool_append(more, sizeof more, "  the reference's weights are others");
+    printf("layer %2zu  %-5s error %.2e (<= %.1e, %s)  nmse %.1e  ids %zu/%zu%s\n", layer,
+           verdict->passed ? "ok" : "FAIL", result->error, verdict->tolerance, describe_format(verdict->coarsest),
+           result->error * result->error, result->ids_agree, num_tokens - result->excluded, more);
     fflush(stdout);
 }
 
-static int check_record(struct check *check, size_t index, const struct moe_model_block *block,
-                        const struct moe_layer *layer, const struct moe_layer_info *info)
+/* ---- layers ---- */
+
+/* A layer, and what it was made of where the model's own has more than the reference. */
+struct handle {
+    struct moe_experts *experts, *latent;
+    struct moe_layer *layer;
+};
+
+static void close_handle(struct handle *handle)
 {
-    struct record record = {0};
-    struct verdict verdict = {0};
-    int code = read_record(check, index, info, &record);
-    bool there = record.x && record.out;
-    if (code == TOOL_OK && there) {
-        set_tolerance(check, block, info->exact, &verdict);
-        if (record.logits && block->layer->routing)
-            code = check_weights(check, layer, block, info, &record, &verdict);
-        if (code == TOOL_OK)
-            code = check_forward(check, layer, info, &record, &verdict);
-    }
-    if (code == TOOL_OK && there) {
-        verdict.passed = verdict.error <= verdict.tolerance && (!verdict.has_weights || verdict.ulp <= ULP_TOLERANCE) &&
-                         (!verdict.has_ids || verdict.ids_agree == record.num_tokens);
-        check->num_checked++;
-        check->num_failed += !verdict.passed;
-        report(check, index, &record, &verdict);
-    } else if (code == TOOL_OK) {
-        check->num_missing++;
-    }
-    free_record(&record);
-    return code;
+    moe_layer_destroy(handle->layer);
+    moe_experts_destroy(handle->experts);
+    moe_experts_destroy(handle->latent);
+    *handle = (struct handle){0};
 }
 
-static int check_layer(struct check *check, size_t index)
+/* The layer again, without its shared expert. */
+static int open_without_shared(struct check *check, const struct moe_model_block *block, uint32_t flags,
+                               struct handle *handle)
+{
+    struct moe_error error = {0};
+    struct moe_layer_params params = *block->layer;
+    close_handle(handle);
+    enum moe_status status = moe_experts_create(check->session.backend, block->experts, &handle->experts, &error);
+    if (status == MOE_OK && block->latent)
+        status = moe_experts_create(check->session.backend, block->latent, &handle->latent, &error);
+    params.experts = handle->experts;
+    params.latent = handle->latent;
+    params.shared = NULL;
+    params.flags = flags;
+    if (status == MOE_OK)
+        status = moe_layer_create(check->session.backend, &params, &handle->layer, &error);
+    return status == MOE_OK ? TOOL_OK : tool_fail_moe(status, &error, check->model);
+}
+
+static int check_record(struct check *check, size_t index, const struct check_subject *subject)
+{
+    struct verdict verdict = {0};
+    const struct check_result *result = &verdict.result;
+    set_tolerance(check, subject->block, subject->info->exact, &verdict);
+    int code = check_layer(&verdict.result, subject);
+    if (code != TOOL_OK)
+        return code;
+    verdict.passed = result->error <= verdict.tolerance && result->experts_error <= verdict.tolerance &&
+                     check_routing_holds(result, subject->reference->num_tokens);
+    check->num_checked++;
+    check->num_failed += !verdict.passed;
+    report(check, index, subject->reference->num_tokens, &verdict);
+    return TOOL_OK;
+}
+
+static int check_block(struct check *check, size_t index)
 {
     const struct moe_model_block *block = NULL;
     struct moe_error error = {0};
@@ -340,15 +194,25 @@ static int check_layer(struct check *check, size_t index)
         return TOOL_OK;
     uint32_t flags = MOE_LAYER_ALLOW_COMPOSED | (check->primitives ? (uint32_t)MOE_LAYER_FORCE_COMPOSED : 0) |
                      (check->exact ? (uint32_t)MOE_LAYER_EXACT : 0);
-    struct moe_layer *layer;
-    status = moe_model_layer(check->session.model, index, check->session.backend, flags, &layer, &error);
-    if (status != MOE_OK)
-        return tool_fail_moe(status, &error, check->model);
+    struct handle handle = {0};
     struct moe_layer_info info = {.struct_size = sizeof info};
-    status = moe_layer_info(layer, &info);
-    int code = status == MOE_OK ? check_record(check, index, block, layer, &info)
-                                : tool_fail_moe(status, NULL, "the layer cannot be described");
-    moe_layer_destroy(layer);
+    struct reference reference = {0};
+    status = moe_model_layer(check->session.model, index, check->session.backend, flags, &handle.layer, &error);
+    if (status == MOE_OK)
+        status = moe_layer_info(handle.layer, &info);
+    int code = status == MOE_OK ? TOOL_OK : tool_fail_moe(status, &error, check->model);
+    if (code == TOOL_OK)
+        code = reference_read(&reference, check->data, check->reference, index, &info, block);
+    if (code == TOOL_OK && reference.no_shared)
+        code = open_without_shared(check, block, flags, &handle);
+    if (code == TOOL_OK && reference.x && reference.out) {
+        const struct check_subject subject = {&check->session, block, handle.layer, &info, &reference};
+        code = check_record(check, index, &subject);
+    } else if (code == TOOL_OK) {
+        check->num_missing++;
+    }
+    reference_free(&reference);
+    close_handle(&handle);
     return code;
 }
 
@@ -399,7 +263,8 @@ static int finish(struct check *check)
 
 static int check_model(struct check *check)
 {
-    int code = session_open(&check->session, check->backend, check->threads, check->model);
+    int code = session_open(&check->session, check->backend, check->threads, check->model,
+                            check->describe);
     if (code == TOOL_OK) {
         struct moe_error error = {0};
         enum moe_status status = moe_model_open(check->reference, NULL, &check->data, &error);
@@ -407,7 +272,7 @@ static int check_model(struct check *check)
             code = tool_fail_moe(status, &error, check->reference);
     }
     for (size_t i = 0; code == TOOL_OK && i < check->session.info.num_blocks; i++)
-        code = check_layer(check, i);
+        code = check_block(check, i);
     if (code == TOOL_OK)
         code = finish(check);
     moe_model_close(check->data);
@@ -421,6 +286,7 @@ int cmd_check(int argc, char **argv)
     const struct option_row rows[] = {
         {"reference", OPTION_STRING, &check.reference, "FILE", "another reference than the one beside the model"},
         {"tolerance", OPTION_NUMBER, &check.tolerance, "E", "largest error that passes, in place of the rule above"},
+        {"describe", OPTION_STRING, &check.describe, "FILE", "what MODEL is (docs/describe.md), not its metadata"},
         {"backend", OPTION_STRING, &check.backend, "B", "cpu (default), or cpu:LEVEL; `moe info` lists them"},
         {"threads", OPTION_SIZE, &check.threads, "N", "default: all CPUs that the process may use"},
         {"primitives", OPTION_FLAG, &check.primitives, NULL, "compose the layers of the backend's primitives"},

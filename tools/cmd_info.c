@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "describe.h"
+#include "families.h"
 #include "json_value.h"
 #include "options.h"
 #include "session.h"
@@ -13,13 +14,16 @@
 static const char about[] =
     "With MODEL: architecture, layers, experts, sizes, weight formats, routing in words, bytes of a layer and bytes\n"
     "that one token reads in it. Only headers are read, whatever the size of the files.\n"
-    "Without MODEL: version, backends, instruction-set level and kernels on this machine, weight formats.";
+    "Without MODEL: version, backends, instruction-set level and kernels on this machine, weight formats, and the\n"
+    "model families that are known. Formats that can only be read are no target of `moe convert`.";
 
 static const char examples[] =
     "  moe info                         what can this build do on this machine?\n"
     "  moe info models/bard             a Hugging Face directory\n"
     "  moe info model.gguf --tensors    also every tensor with its shape\n"
-    "  moe info model.gguf --json       for programs";
+    "  moe info model.gguf --json       for programs\n"
+    "  moe info model --describe >model.json\n"
+    "      all that the library knows of the model, to be edited and read back with --describe model.json";
 
 /* ---- without a model ---- */
 
@@ -47,6 +51,29 @@ static bool describe_backend(const char *name, void (*line)(void *, const char *
     return true;
 }
 
+static json_t *json_of_names(const char *const *names)
+{
+    json_t *list = json_array();
+    for (; *names; names++)
+        json_array_append_new(list, json_string(*names));
+    return list;
+}
+
+static void print_names(const char *title, const char *const *names)
+{
+    size_t column = 0;
+    printf("\n%s", title);
+    for (; *names; names++) {
+        size_t width = strlen(*names) + 2;
+        if (column == 0 || column + width > 110) {
+            fputs("\n ", stdout);
+            column = 2;
+        }
+        printf(" %s%s", *names, names[1] ? "," : "\n");
+        column += width;
+    }
+}
+
 static json_t *json_of_build(void)
 {
     json_t *backends = json_array(), *formats = json_array();
@@ -60,11 +87,13 @@ static json_t *json_of_build(void)
     }
     const struct moe_format_info *format;
     for (size_t i = 0; (format = moe_format_at(i)) != NULL; i++)
-        json_array_append_new(formats, json_pack("{s:s, s:i, s:i, s:i}", "name", format->name, "id",
+        json_array_append_new(formats, json_pack("{s:s, s:i, s:i, s:i, s:b}", "name", format->name, "id",
                                                  (int)format->format, "block_values", (int)format->block_values,
-                                                 "block_bytes", (int)format->block_bytes));
-    return json_pack("{s:s, s:i, s:o, s:o}", "version", moe_version(), "abi", (int)moe_abi_version(), "backends",
-                     backends, "formats", formats);
+                                                 "block_bytes", (int)format->block_bytes, "can_quantise",
+                                                 moe_format_can_quantise(format->format)));
+    return json_pack("{s:s, s:i, s:o, s:o, s:o, s:o}", "version", moe_version(), "abi", (int)moe_abi_version(),
+                     "backends", backends, "formats", formats, "families", json_of_names(families_config),
+                     "gguf_architectures", json_of_names(families_gguf));
 }
 
 static void print_build(void)
@@ -80,8 +109,11 @@ static void print_build(void)
     puts("\nweight formats\n  name       values/block  bytes/block  bits/value");
     const struct moe_format_info *format;
     for (size_t i = 0; (format = moe_format_at(i)) != NULL; i++)
-        printf("  %-10s %12u %12u %11.2f\n", format->name, (unsigned)format->block_values,
-               (unsigned)format->block_bytes, 8.0 * format->block_bytes / format->block_values);
+        printf("  %-10s %12u %12u %11.2f%s\n", format->name, (unsigned)format->block_values,
+               (unsigned)format->block_bytes, 8.0 * format->block_bytes / format->block_values,
+               moe_format_can_quantise(format->format) ? "" : "  can only be read");
+    print_names("model families, model_type in config.json", families_config);
+    print_names("model families, general.architecture in GGUF", families_gguf);
 }
 
 /* ---- with a model ---- */
@@ -90,7 +122,9 @@ static bool same_facts(const struct block_facts *a, const struct block_facts *b)
 {
     return a->moe == b->moe && a->num_experts == b->num_experts && a->top_k == b->top_k &&
            a->hidden_size == b->hidden_size && a->intermediate_size == b->intermediate_size &&
-           a->shared_size == b->shared_size && a->layer_bytes == b->layer_bytes && strcmp(a->gate, b->gate) == 0 &&
+           a->shared_size == b->shared_size && a->num_zero_experts == b->num_zero_experts &&
+           a->expert_width == b->expert_width && strcmp(a->scales, b->scales) == 0 &&
+           a->layer_bytes == b->layer_bytes && strcmp(a->gate, b->gate) == 0 &&
            strcmp(a->up, b->up) == 0 && strcmp(a->down, b->down) == 0 && strcmp(a->shared_up, b->shared_up) == 0 &&
            strcmp(a->routing, b->routing) == 0 && strcmp(a->activation, b->activation) == 0;
 }
@@ -106,14 +140,20 @@ static void print_blocks(size_t first, size_t last, const struct block_facts *fa
         printf("\n%s: dense\n", name);
         return;
     }
-    printf("\n%s: %zu experts of %zu x %zu, top %zu", name, facts->num_experts, facts->hidden_size,
+    printf("\n%s: %zu experts of %zu x %zu, top %zu", name, facts->num_experts, facts->expert_width,
            facts->intermediate_size, facts->top_k);
+    if (facts->num_zero_experts)
+        printf(", %zu zero experts", facts->num_zero_experts);
+    if (facts->expert_width != facts->hidden_size)
+        printf(", hidden size %zu", facts->hidden_size);
     if (facts->shared_size)
         printf(", shared expert of %zu x %zu (%s)", facts->hidden_size, facts->shared_size, facts->shared_up);
     printf("\n  formats     ");
     if (*facts->gate)
         printf("gate %s, ", facts->gate);
     printf("up %s, down %s\n", facts->up, facts->down);
+    if (*facts->scales)
+        printf("  scales      %s\n", facts->scales);
     printf("  routing     %s\n", facts->routing);
     printf("  activation  %s\n", facts->activation);
     printf("  bytes       %s a layer, %s an expert; a token reads %s (%.1f %%)\n",
@@ -125,12 +165,15 @@ static json_t *json_of_block(size_t index, const struct block_facts *facts)
 {
     if (!facts->moe)
         return json_pack("{s:I, s:b}", "layer", (json_int_t)index, "moe", 0);
-    return json_pack("{s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:s?, s:s, s:s, s:s, s:s, s:I, s:I, s:I}",
+    return json_pack("{s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s?, s:s, s:s, s:s?, s:s, s:s, s:I, s:I, s:I}",
                      "layer", (json_int_t)index, "moe", 1, "num_experts", (json_int_t)facts->num_experts,
+                     "num_zero_experts", (json_int_t)facts->num_zero_experts,
+                     "expert_width", (json_int_t)facts->expert_width,
                      "top_k", (json_int_t)facts->top_k, "hidden_size", (json_int_t)facts->hidden_size,
                      "intermediate_size", (json_int_t)facts->intermediate_size,
                      "shared_intermediate_size", (json_int_t)facts->shared_size,
                      "gate", *facts->gate ? facts->gate : NULL, "up", facts->up, "down", facts->down,
+                     "scales", *facts->scales ? facts->scales : NULL,
                      "routing", facts->routing, "activation", facts->activation,
                      "expert_bytes", (json_int_t)facts->expert_bytes, "layer_bytes", (json_int_t)facts->layer_bytes,
                      "token_bytes", (json_int_t)facts->token_bytes);
@@ -242,24 +285,53 @@ static int print_json(json_t *json)
     return TOOL_OK;
 }
 
-static int info_of_model(const char *path, bool as_json, bool tensors)
+/* The model as a description file. */
+static int print_description(struct session *session, const char *path)
+{
+    struct moe_error error = {0};
+    size_t needed = 0;
+    if (!session->info.architecture)
+        return tool_fail(TOOL_INPUT, "%s: holds tensors but no model: there is nothing to describe", path);
+    enum moe_status status = moe_model_describe(session->model, NULL, 0, &needed, &error);
+    char *text = status == MOE_OK ? tool_alloc(needed, 1) : NULL;
+    if (status == MOE_OK && !text)
+        return TOOL_INPUT;
+    if (status == MOE_OK)
+        status = moe_model_describe(session->model, text, needed, &needed, &error);
+    if (status == MOE_OK)
+        fputs(text, stdout);
+    free(text);
+    return status == MOE_OK ? TOOL_OK : tool_fail_moe(status, &error, path);
+}
+
+struct wishes {
+    bool as_json, tensors, describe;
+    const char *description;
+};
+
+static int info_of_model(const char *path, const struct wishes *wishes)
 {
     struct session session = {0};
-    int code = session_open_model(&session, path, false);
+    int code = session_open_model(&session, path, wishes->description, false);
+    if (code == TOOL_OK && wishes->describe) {
+        code = print_description(&session, path);
+        session_close(&session);
+        return code;
+    }
     size_t num_moe = 0;
     struct block_facts *facts = code == TOOL_OK ? collect(&session, &num_moe) : NULL;
     if (!facts) {
         session_close(&session);
         return TOOL_INPUT;
     }
-    if (as_json) {
+    if (wishes->as_json) {
         json_t *json = json_of_model(&session, path, facts);
-        if (tensors)
+        if (wishes->tensors)
             json_object_set_new(json, "tensors", json_of_tensors(&session));
         code = print_json(json);
     } else {
         print_model(&session, path, facts, num_moe);
-        if (tensors)
+        if (wishes->tensors)
             print_tensors(&session);
     }
     free(facts);
@@ -269,22 +341,33 @@ static int info_of_model(const char *path, bool as_json, bool tensors)
 
 int cmd_info(int argc, char **argv)
 {
-    bool as_json = false, tensors = false;
+    struct wishes wishes = {0};
+    const char *model, *describe = NULL;
     const struct option_row rows[] = {
-        {"json", OPTION_FLAG, &as_json, NULL, "print one JSON object"},
-        {"tensors", OPTION_FLAG, &tensors, NULL, "list the model's tensors too"},
+        {"json", OPTION_FLAG, &wishes.as_json, NULL, "print one JSON object"},
+        {"tensors", OPTION_FLAG, &wishes.tensors, NULL, "list the model's tensors too"},
+        {"describe", OPTION_OPTIONAL, &describe, "[FILE]",
+         "without FILE: print the model as a description file;\n"
+         "with FILE: what MODEL is (docs/describe.md), not its metadata"},
         {NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
     const struct option_page page = {"moe info", "[MODEL]", 0, 1, about, rows, examples};
-    const char *model;
     enum option_result parsed = options_parse(&page, argc, argv, &model);
     if (parsed != OPTIONS_OK)
         return parsed == OPTIONS_HELP ? TOOL_OK : TOOL_USAGE;
+    if (describe && *describe && !model) {   /* moe info --describe MODEL */
+        model = describe;
+        describe = "";
+    }
+    wishes.describe = describe && !*describe;
+    wishes.description = wishes.describe ? NULL : describe;
+    if (model && wishes.describe && (wishes.tensors || wishes.as_json))
+        return tool_fail(TOOL_USAGE, "moe info: --describe prints a description, neither --json nor --tensors");
     if (model)
-        return info_of_model(model, as_json, tensors);
-    if (tensors)
-        return tool_fail(TOOL_USAGE, "moe info: --tensors needs a MODEL");
-    if (as_json)
+        return info_of_model(model, &wishes);
+    if (wishes.tensors || describe)
+        return tool_fail(TOOL_USAGE, "moe info: --%s needs a MODEL", wishes.tensors ? "tensors" : "describe");
+    if (wishes.as_json)
         return print_json(json_of_build());
     print_build();
     return TOOL_OK;

@@ -10,9 +10,9 @@
 
 struct run {
     size_t layer, threads;
-    const char *input, *output, *router_input, *ids, *weights, *ids_out, *weights_out, *backend;
+    const char *input, *output, *router_input, *token_ids, *ids, *weights, *ids_out, *weights_out, *backend, *describe;
     bool primitives, exact;
-    struct npy x, router_x, given_ids, given_weights;
+    struct npy x, router_x, tokens, given_ids, given_weights;
     struct moe_layer_info info;
     float *out, *used_weights;
     int32_t *used_ids;
@@ -21,8 +21,9 @@ struct run {
 static const char about[] =
     "Runs the whole MoE block of one layer (routing, experts, shared experts; no residual, no norm) on an array of\n"
     "activations. Arrays are NumPy .npy files with two dimensions, one row a token: X, R, Y [tokens, hidden], I and W\n"
-    "[tokens, k]. Floats are read as <f4 (<f2 and <f8 are converted) and written as <f4; ids are read as <i4 or <i8\n"
-    "and written as <i4. An id outside 0..experts-1 is an empty slot.";
+    "[tokens, k], T [tokens, 1], for layers that route by token id. Floats are read as <f4 (<f2 and <f8 are\n"
+    "converted) and written as <f4; ids are read as <i4 or <i8 and written as <i4. An id outside 0..experts-1 is an\n"
+    "empty slot.";
 
 static const char examples[] =
     "  moe run models/bard --layer 0 --input x.npy --output y.npy\n"
@@ -41,6 +42,11 @@ static int check_shapes(const struct run *run)
     if (run->router_input && (run->router_x.rows != x->rows || run->router_x.cols != x->cols))
         return tool_fail(TOOL_INPUT, "%s: shape [%zu, %zu] is not that of the input, [%zu, %zu]", run->router_input,
                          run->router_x.rows, run->router_x.cols, x->rows, x->cols);
+    if (run->token_ids && (run->tokens.rows != x->rows || run->tokens.cols != 1))
+        return tool_fail(TOOL_INPUT, "%s: shape [%zu, %zu], expected [%zu, 1]: one id for each token", run->token_ids,
+                         run->tokens.rows, run->tokens.cols, x->rows);
+    if (run->info.needs_token_ids && !run->token_ids && !run->ids)
+        return tool_fail(TOOL_INPUT, "layer %zu routes by token id: give --token-ids", run->layer);
     if (!run->ids)
         return run->info.has_router
                    ? TOOL_OK
@@ -60,6 +66,8 @@ static int read_arrays(struct run *run)
     if (!npy_read_floats(run->input, &run->x))
         return TOOL_INPUT;
     if (run->router_input && !npy_read_floats(run->router_input, &run->router_x))
+        return TOOL_INPUT;
+    if (run->token_ids && !npy_read_integers(run->token_ids, &run->tokens))
         return TOOL_INPUT;
     if (run->ids &&
         (!npy_read_integers(run->ids, &run->given_ids) || !npy_read_floats(run->weights, &run->given_weights)))
@@ -85,8 +93,9 @@ static int compute(struct run *run, struct session *session, struct moe_layer *l
     struct layer_call call = {
         .layer = layer, .num_tokens = tokens, .hidden_size = run->info.hidden_size, .top_k = top_k,
         .num_experts = run->info.num_experts, .x = run->x.floats, .router_x = run->router_x.floats,
-        .ids = run->given_ids.integers, .weights = run->given_weights.floats, .out = run->out,
-        .out_ids = run->used_ids, .out_weights = run->used_weights,
+        .token_ids = run->info.needs_token_ids ? run->tokens.integers : NULL, .ids = run->given_ids.integers,
+        .weights = run->given_weights.floats, .out = run->out, .out_ids = run->used_ids,
+        .out_weights = run->used_weights,
     };
     code = session_call(session, &call, "the layer did not run");
     if (code != TOOL_OK)
@@ -105,7 +114,7 @@ static int run_layer(struct run *run, const char *model)
     int code = read_arrays(run);
     if (code != TOOL_OK)
         return code;
-    code = session_open(&session, run->backend, run->threads, model);
+    code = session_open(&session, run->backend, run->threads, model, run->describe);
     if (code == TOOL_OK && run->layer >= session.info.num_blocks)
         code = tool_fail(TOOL_INPUT, "%s: there is no layer %zu; the model has layers 0 to %zu", model, run->layer,
                          session.info.num_blocks - 1);
@@ -144,10 +153,12 @@ int cmd_run(int argc, char **argv)
         {"input", OPTION_STRING, &run.input, "X.npy", "input of the block, [tokens, hidden]"},
         {"output", OPTION_STRING, &run.output, "Y.npy", "where its output goes"},
         {"router-input", OPTION_STRING, &run.router_input, "R.npy", "input of the router, if it is not X"},
+        {"token-ids", OPTION_STRING, &run.token_ids, "T.npy", "ids of the tokens, for layers that route by them"},
         {"ids", OPTION_STRING, &run.ids, "I.npy", "experts to use instead of the router's; with --weights"},
         {"weights", OPTION_STRING, &run.weights, "W.npy", "their weights"},
         {"ids-out", OPTION_STRING, &run.ids_out, "I.npy", "where the ids that were used go"},
         {"weights-out", OPTION_STRING, &run.weights_out, "W.npy", "where the weights that were used go"},
+        {"describe", OPTION_STRING, &run.describe, "FILE", "what the model is (docs/describe.md), not its metadata"},
         {"backend", OPTION_STRING, &run.backend, "B", "cpu (default), or cpu:LEVEL; `moe info` lists them"},
         {"threads", OPTION_SIZE, &run.threads, "N", "default: all CPUs that the process may use"},
         {"primitives", OPTION_FLAG, &run.primitives, NULL, "compose the layer of the backend's primitives"},
@@ -169,6 +180,7 @@ int cmd_run(int argc, char **argv)
         code = run_layer(&run, model);
     npy_free(&run.x);
     npy_free(&run.router_x);
+    npy_free(&run.tokens);
     npy_free(&run.given_ids);
     npy_free(&run.given_weights);
     free(run.out);

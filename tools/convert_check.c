@@ -14,10 +14,12 @@ static bool same_routing(const struct moe_routing *a, const struct moe_routing *
            a->num_groups == b->num_groups && a->top_groups == b->top_groups;
 }
 
-static bool same_layer(const struct moe_model_block *a, const struct moe_model_block *b)
+/* lists: sizes and top_k that may differ by layer. */
+static bool same_layer(const struct moe_model_block *a, const struct moe_model_block *b, bool lists)
 {
     return a->experts->num_experts == b->experts->num_experts &&
-           a->experts->intermediate_size == b->experts->intermediate_size && a->layer->top_k == b->layer->top_k &&
+           (lists || (a->experts->intermediate_size == b->experts->intermediate_size &&
+                      a->layer->top_k == b->layer->top_k)) &&
            (a->shared ? a->shared->intermediate_size : 0) == (b->shared ? b->shared->intermediate_size : 0) &&
            same_routing(a->layer->routing, b->layer->routing);
 }
@@ -40,6 +42,10 @@ static int check_act(const struct names_family *family, size_t i, const struct m
         return tool_fail_moe(status, NULL, family->family);
     if (block->experts->act)
         act = *block->experts->act;
+    if (family->clamp) {    /* limits have a key */
+        usual.clamp = act.clamp;
+        usual.limit = act.limit;
+    }
     if (same_act(&act, &usual))
         return TOOL_OK;
     char found[DESCRIBE_TEXT], expected[DESCRIBE_TEXT];
@@ -51,69 +57,104 @@ static int check_act(const struct names_family *family, size_t i, const struct m
                      i, found, family->architecture, expected);
 }
 
-/* Whether a reader takes layer i for one with experts, where the first such layer is `first`. */
-static bool expected_experts(const struct names_family *family, size_t first, size_t i)
+/* Whether a reader takes layer i for one with experts; there: whether it has them. */
+static bool expected_experts(const struct names_family *family, const struct convert_layers *layers, size_t i,
+                             bool there)
 {
     switch (family->layers) {
     case NAMES_LAYERS_LEADING:
-        return i >= first;
+        return i >= layers->num_dense;
     case NAMES_LAYERS_STEP:
-        return (i + 1) % (first + 1) == 0;
+    case NAMES_LAYERS_LEADING_STEP:
+        return i >= layers->num_dense && (i + 1) % layers->step == 0;
+    case NAMES_LAYERS_TENSORS:
+        return there;
     case NAMES_LAYERS_ALL:
         break;
     }
     return true;
 }
 
-static int fail_pattern(const struct names_family *family, size_t first, size_t i, bool there)
+static int fail_pattern(const struct names_family *family, const struct convert_layers *layers, size_t i, bool there)
 {
-    char rule[96] = "every layer";
+    char rule[128] = "every layer";
     if (family->layers == NAMES_LAYERS_LEADING)
-        snprintf(rule, sizeof rule, "all layers from the first of them, %zu, on", first);
+        snprintf(rule, sizeof rule, "all layers from the first of them, %zu, on", layers->num_dense);
     else if (family->layers == NAMES_LAYERS_STEP)
-        snprintf(rule, sizeof rule, "just the layers i where a step, here %zu, divides i + 1", first + 1);
+        snprintf(rule, sizeof rule, "just the layers i where a step, here %zu, divides i + 1", layers->step);
+    else if (family->layers == NAMES_LAYERS_LEADING_STEP)
+        snprintf(rule, sizeof rule, "just the layers i from %zu on where a step, here %zu, divides i + 1",
+                 layers->num_dense, layers->step);
     return tool_fail(TOOL_INPUT, "layer %zu has %s; in a GGUF file of architecture '%s' experts are in %s", i,
                      there ? "experts" : "no experts", family->architecture, rule);
 }
 
-int convert_check_layers(struct session *session, const struct names_family *family, struct convert_layers *out)
+/* The pattern of dense layers that the family's keys would give. */
+static int find_pattern(struct session *session, const struct names_family *family, struct convert_layers *out)
 {
-    const struct moe_model_block *first = NULL;
-    size_t dense = 0;
-    for (size_t i = 0; i < session->info.num_blocks; i++) {
+    *out = (struct convert_layers){.step = 1};
+    size_t second = 0;
+    for (size_t i = 0; i < session->info.num_blocks && !second; i++) {
         const struct moe_model_block *block = NULL;
         struct moe_error error = {0};
         enum moe_status status = moe_model_block(session->model, i, &block, &error);
         if (status != MOE_OK)
             return tool_fail_moe(status, &error, "a layer cannot be read");
-        if (!first && block) {
-            first = block;
-            for (dense = 0; dense < i; dense++)
-                if (expected_experts(family, i, dense))
-                    return fail_pattern(family, i, dense, false);
+        if (block && out->first)
+            second = i;
+        if (block && !out->first) {
+            out->first = block;
+            out->num_dense = i;
         }
-        if (first && expected_experts(family, dense, i) != (block != NULL))
-            return fail_pattern(family, dense, i, block != NULL);
-        if (block && !same_layer(first, block))
-            return tool_fail(TOOL_INPUT,
-                             "layer %zu has other numbers of experts, sizes or routing than layer %zu; a GGUF file has "
-                             "one value for all layers",
-                             i, dense);
-        int code = block ? check_act(family, i, block) : TOOL_OK;
-        if (code != TOOL_OK)
-            return code;
     }
-    if (!first)
+    if (!out->first)
         return tool_fail(TOOL_INPUT, "the model has no MoE layer");
-    *out = (struct convert_layers){first, dense};
+    if (family->layers == NAMES_LAYERS_STEP)
+        out->step = out->num_dense + 1;
+    else if (family->layers == NAMES_LAYERS_LEADING_STEP && second)
+        out->step = second - out->num_dense;
     return TOOL_OK;
+}
+
+static int check_layer(const struct names_family *family, struct convert_layers *layers, size_t i,
+                       const struct moe_model_block *block)
+{
+    if (expected_experts(family, layers, i, block != NULL) != (block != NULL))
+        return fail_pattern(family, layers, i, block != NULL);
+    if (!block)
+        return TOOL_OK;
+    if (!same_layer(layers->first, block, family->layer_lists))
+        return tool_fail(TOOL_INPUT,
+                         "layer %zu has other numbers of experts, sizes or routing than layer %zu; a GGUF file has "
+                         "one value for all layers",
+                         i, layers->num_dense);
+    layers->lists = layers->lists || !same_layer(layers->first, block, false);
+    if (block->layer->routing && block->layer->routing->hash_table.base) {
+        layers->hash_apart = layers->hash_apart || layers->num_hashed != i;
+        layers->num_hashed += !layers->hash_apart;
+    }
+    return check_act(family, i, block);
+}
+
+int convert_check_layers(struct session *session, const struct names_family *family, struct convert_layers *out)
+{
+    int code = find_pattern(session, family, out);
+    for (size_t i = 0; i < session->info.num_blocks && code == TOOL_OK; i++) {
+        const struct moe_model_block *block = NULL;
+        struct moe_error error = {0};
+        enum moe_status status = moe_model_block(session->model, i, &block, &error);
+        code = status == MOE_OK ? check_layer(family, out, i, block)
+                                : tool_fail_moe(status, &error, "a layer cannot be read");
+    }
+    return code;
 }
 
 void convert_note_layers(const struct names_family *family, const struct convert_layers *layers)
 {
     const struct moe_routing *routing = layers->first->layer->routing;
     bool renorm = routing && routing->renorm != MOE_RENORM_NONE;
-    if (family->renorm != NAMES_RENORM_KEY && renorm != (family->renorm == NAMES_RENORM_ALWAYS))
+    bool chosen = routing && routing->weight == MOE_SCORE_SOFTMAX_TOPK;    /* sums to 1 as it is */
+    if (family->renorm != NAMES_RENORM_KEY && !chosen && renorm != (family->renorm == NAMES_RENORM_ALWAYS))
         tool_note("llama.cpp %s the weights of the chosen experts in architecture '%s', whatever expert_weights_norm "
                   "says; this model %s, so that only readers of that key compute it right",
                   renorm ? "does not renormalise" : "renormalises", family->architecture, renorm ? "does" : "does not");
@@ -121,4 +162,9 @@ void convert_note_layers(const struct names_family *family, const struct convert
         tool_note("llama.cpp expects a shared expert in architecture '%s'; this model has none, so that only readers "
                   "of expert_shared_count = 0 compute it right",
                   family->architecture);
+    if (layers->hash_apart)
+        tool_note("llama.cpp routes by token id in the first layers only; here others do, so that only readers that "
+                  "look for ffn_gate_tid2eid compute it right");
+    if (family->note)
+        tool_note("llama.cpp %s in architecture '%s'", family->note, family->architecture);
 }

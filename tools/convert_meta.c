@@ -77,16 +77,16 @@ static void take_f32(struct writer *w, const char *name, const char *config)
 
 /* ---- the parts ---- */
 
+/* llama.cpp's number for files that have mostly one type; by GGUF's numbers of types. */
 static uint32_t file_type(enum moe_format format)
 {
-    static const struct {
-        enum moe_format format;
-        uint32_t type;
-    } types[] = {{MOE_FORMAT_F32, 0}, {MOE_FORMAT_F16, 1}, {MOE_FORMAT_Q4_0, 2}, {MOE_FORMAT_Q8_0, 7},
-                 {MOE_FORMAT_Q4_K, 14}, {MOE_FORMAT_Q6_K, 18}, {MOE_FORMAT_BF16, 32}, {MOE_FORMAT_MXFP4, 38}};
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        if (types[i].format == format)
-            return types[i].type;
+    static const unsigned char of[][2] = {{0, 0},   {1, 1},   {2, 2},   {3, 3},   {6, 8},   {7, 9},   {8, 7},
+                                          {10, 10}, {11, 11}, {12, 14}, {13, 16}, {14, 18}, {16, 19}, {17, 20},
+                                          {18, 23}, {19, 24}, {20, 25}, {21, 26}, {22, 28}, {23, 30}, {29, 31},
+                                          {30, 32}, {34, 36}, {35, 37}, {39, 38}, {40, 39}};
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
+        if (of[i][0] == (unsigned)format)
+            return of[i][1];
     return 1024;    /* "guessed" */
 }
 
@@ -109,7 +109,14 @@ static void add_attention(struct writer *w)
     uint32_t heads = 0, hidden = 0, head_dim = 0, kv_rank, rope, nope;
     double part = 1;
     take_u32(w, "attention.head_count", "num_attention_heads");
-    take_f32(w, "attention.layer_norm_rms_epsilon", "rms_norm_eps");
+    static const char *const epsilons[] = {"rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", NULL};
+    for (size_t i = 0; epsilons[i]; i++) {
+        double epsilon;
+        if (!convert_config_number(w->session, epsilons[i], &epsilon))
+            continue;
+        add_f32(w, "attention.layer_norm_rms_epsilon", epsilon);
+        break;
+    }
     if (w->family->latent_attention) {
         /* One key head of rank + rotary values, which the heads' own parts unfold. */
         add_u32(w, "attention.head_count_kv", 1);
@@ -171,42 +178,107 @@ static void add_rope(struct writer *w)
     take_u32(w, "rope.scaling.original_context_length", config);
 }
 
-/* llama.cpp's numbers: 1 softmax, 2 sigmoid, 3 softmax over the chosen. */
+/* llama.cpp's numbers; 0: none. */
 static uint32_t gating_func(const struct moe_routing *routing)
 {
-    return routing->weight == MOE_SCORE_SIGMOID ? 2 : routing->weight == MOE_SCORE_SOFTMAX_TOPK ? 3 : 1;
+    switch (routing->weight) {
+    case MOE_SCORE_DEFAULT:
+    case MOE_SCORE_SOFTMAX:
+        return 1;
+    case MOE_SCORE_SIGMOID:
+        return 2;
+    case MOE_SCORE_SOFTMAX_TOPK:
+        return 3;
+    case MOE_SCORE_SQRT_SOFTPLUS:
+        return 4;
+    case MOE_SCORE_LOGIT:
+    case MOE_SCORE_SPARSEMIXER:
+        break;
+    }
+    return 0;
 }
 
-static void add_routing(struct writer *w, const struct moe_routing *routing)
+static void add_routing(struct writer *w, const struct moe_layer_params *layer)
 {
-    add_u32(w, "expert_gating_func", gating_func(routing));
-    gguf_add_bool(w->header, key_of(w, "expert_weights_norm"), routing->renorm != MOE_RENORM_NONE);
-    add_f32(w, "expert_weights_scale", routing->scale != 0 ? (double)routing->scale : 1);
+    const struct moe_routing *routing = layer->routing;
+    double scale = routing->scale != 0 ? (double)routing->scale : 1;
+    if (!w->family->no_gating && gating_func(routing)) {
+        add_u32(w, "expert_gating_func", gating_func(routing));
+        gguf_add_bool(w->header, key_of(w, "expert_weights_norm"), routing->renorm != MOE_RENORM_NONE);
+    }
+    add_f32(w, "expert_weights_scale", layer->routed_scale != 0 ? scale * (double)layer->routed_scale : scale);
     if (routing->num_groups > 1) {
         add_u32(w, "expert_group_count", routing->num_groups);
         add_u32(w, "expert_group_used_count", routing->top_groups);
     }
 }
 
-/* A file of this kind has one value for all layers: that of the first. */
+enum layer_value { VALUE_FF, VALUE_TOP_K, VALUE_LIMIT, VALUE_SHARED_LIMIT };
+
+static double layer_value(const struct moe_model_block *block, enum layer_value which)
+{
+    const struct moe_experts_params *experts = which == VALUE_SHARED_LIMIT ? block->shared : block->experts;
+    if (which == VALUE_FF)
+        return (double)experts->intermediate_size;
+    if (which == VALUE_TOP_K)
+        return (double)block->layer->top_k;
+    return experts && experts->act && experts->act->clamp != MOE_CLAMP_NONE ? (double)experts->act->limit : 0;
+}
+
+/* A list with a value for each layer, 0 for those without experts. */
+static void add_list(struct writer *w, const char *name, enum layer_value which)
+{
+    enum gguf_type type = which == VALUE_FF || which == VALUE_TOP_K ? GGUF_U32 : GGUF_F32;
+    gguf_begin_array(w->header, key_of(w, name), type, w->session->info.num_blocks);
+    for (size_t i = 0; i < w->session->info.num_blocks; i++) {
+        const struct moe_model_block *block = NULL;
+        double value = 0;
+        if (moe_model_block(w->session->model, i, &block, NULL) == MOE_OK && block)
+            value = layer_value(block, which);
+        gguf_put_number(w->header, type, (int64_t)value, value);
+    }
+}
+
+static void add_sizes(struct writer *w, const struct convert_layers *layers)
+{
+    const struct moe_model_block *first = layers->first;
+    add_u32(w, "expert_count", first->experts->num_experts);
+    if (layers->lists) {
+        add_list(w, "expert_used_count", VALUE_TOP_K);
+        add_list(w, "expert_feed_forward_length", VALUE_FF);
+    } else {
+        add_u32(w, "expert_used_count", first->layer->top_k);
+        add_u32(w, "expert_feed_forward_length", first->experts->intermediate_size);
+    }
+    if (w->family->clamp) {
+        add_list(w, "swiglu_clamp_exp", VALUE_LIMIT);
+        add_list(w, "swiglu_clamp_shexp", VALUE_SHARED_LIMIT);
+    }
+    if (first->latent && w->family->latent_key)
+        add_u32(w, w->family->latent_key, first->latent->intermediate_size);
+}
+
+/* But for lists, a file of this kind has one value for all layers: that of the first. */
 static void add_experts(struct writer *w, const struct convert_layers *layers)
 {
     const struct moe_model_block *first = layers->first;
+    const struct names_family *family = w->family;
     size_t size = first->experts->intermediate_size;
-    add_u32(w, "expert_count", first->experts->num_experts);
-    add_u32(w, "expert_used_count", first->layer->top_k);
-    add_u32(w, "expert_feed_forward_length", size);
-    if (w->family->layers == NAMES_LAYERS_LEADING)
+    add_sizes(w, layers);
+    if (family->layers == NAMES_LAYERS_LEADING || family->layers == NAMES_LAYERS_LEADING_STEP)
         add_u32(w, "leading_dense_block_count", layers->num_dense);
-    else if (w->family->layers == NAMES_LAYERS_STEP)
-        add_u32(w, "interleave_moe_layer_step", layers->num_dense + 1);
-    if (first->shared || w->family->shared_count) {
+    if (family->layers == NAMES_LAYERS_STEP || family->layers == NAMES_LAYERS_LEADING_STEP)
+        add_u32(w, "interleave_moe_layer_step", layers->step);
+    if (first->layer->routing && first->layer->routing->weight == MOE_SCORE_SQRT_SOFTPLUS)
+        add_u32(w, "hash_layer_count", layers->num_hashed);
+    if (first->shared || family->shared_count) {
         size_t shared_size = first->shared ? first->shared->intermediate_size : 0;
-        add_u32(w, "expert_shared_count", w->family->shared_count ? shared_size / size : 1);
+        bool whole = family->shared_count && shared_size % size == 0;
+        add_u32(w, "expert_shared_count", whole ? shared_size / size : 1);
         add_u32(w, "expert_shared_feed_forward_length", shared_size);
     }
     if (first->layer->routing)
-        add_routing(w, first->layer->routing);
+        add_routing(w, first->layer);
 }
 
 static bool quantised(enum moe_format format)
@@ -215,14 +287,31 @@ static bool quantised(enum moe_format format)
     return info && info->block_values > 1;
 }
 
-static void add_general(struct gguf_header *header, const struct convert_options *options)
+enum general { GENERAL_ALIGNMENT, GENERAL_FILE_TYPE, GENERAL_QUANTIZATION, GENERALS };
+static const char *const general_keys[GENERALS] = {"general.alignment", "general.file_type",
+                                                   "general.quantization_version"};
+
+/* Whether any matrix of the output is quantised. */
+static bool needs_version(const struct convert_options *options)
 {
-    gguf_add_u32(header, "general.alignment", GGUF_ALIGNMENT);
-    gguf_add_u32(header, "general.file_type",
-                 options->format == MOE_FORMAT_Q4_K && options->down == MOE_FORMAT_Q6_K ? 15   /* Q4_K_M */
-                                                                                        : file_type(options->format));
-    if (quantised(options->format) || quantised(options->down))
-        gguf_add_u32(header, "general.quantization_version", 2);
+    bool any = quantised(options->format) || quantised(options->down) || options->keep || options->keep_down;
+    for (size_t i = 0; i < options->num_rules; i++)
+        any = any || options->rules[i].keep || quantised(options->rules[i].format);
+    return any;
+}
+
+static void add_general(struct gguf_header *header, const struct convert_options *options, enum general which)
+{
+    uint32_t type = options->format == MOE_FORMAT_Q4_K && options->down == MOE_FORMAT_Q6_K ? 15 /* Q4_K_M */
+                                                                                          : file_type(options->format);
+    if (options->keep || options->num_rules)
+        type = 1024;
+    if (which == GENERAL_ALIGNMENT)
+        gguf_add_u32(header, general_keys[which], GGUF_ALIGNMENT);
+    else if (which == GENERAL_FILE_TYPE)
+        gguf_add_u32(header, general_keys[which], type);
+    else if (needs_version(options))
+        gguf_add_u32(header, general_keys[which], 2);
 }
 
 int convert_metadata(struct gguf_header *header, struct session *session, const struct names_family *family,
@@ -234,14 +323,16 @@ int convert_metadata(struct gguf_header *header, struct session *session, const 
     gguf_add_string(header, "general.architecture", family->architecture);
     gguf_add_string(header, "general.type", "model");
     add_name(&w, path);
-    add_general(header, options);
+    for (int i = 0; i < GENERALS; i++)
+        add_general(header, options, (enum general)i);
     add_u32(&w, "block_count", session->info.num_blocks);
     take_u32(&w, "context_length", "max_position_embeddings");
-    take_u32(&w, "embedding_length", "hidden_size");
-    if (convert_config_u32(session, "intermediate_size_mlp", &dense_size))
-        add_u32(&w, "feed_forward_length", dense_size);
-    else
-        take_u32(&w, "feed_forward_length", "intermediate_size");
+    const struct moe_model_block *first = layers->first;
+    add_u32(&w, "embedding_length", first->latent ? first->latent->hidden_size : first->experts->hidden_size);
+    if (!convert_config_u32(session, "intermediate_size_mlp", &dense_size) &&
+        !convert_config_u32(session, "intermediate_size", &dense_size))
+        dense_size = (uint32_t)first->experts->intermediate_size;
+    add_u32(&w, "feed_forward_length", dense_size);
     take_u32(&w, "vocab_size", "vocab_size");
     add_attention(&w);
     add_rope(&w);
@@ -289,19 +380,27 @@ static int copy_value(struct gguf_header *header, struct session *session, const
     return TOOL_OK;
 }
 
+/* What the format decides is replaced where it stands; where all is kept, so is that. */
 int convert_copy_metadata(struct gguf_header *header, struct session *session, const struct convert_options *options)
 {
-    static const char *const ours[] = {"general.alignment", "general.file_type", "general.quantization_version"};
     const char *key;
     struct moe_value value;
     int code = TOOL_OK;
+    bool done[GENERALS] = {false}, same = options->keep && options->keep_down && !options->num_rules;
     for (size_t i = 0; code == TOOL_OK && moe_model_metadata_at(session->model, i, &key, &value) == MOE_OK; i++) {
-        bool skip = strncmp(key, "split.", 6) == 0;
-        for (size_t k = 0; k < sizeof ours / sizeof ours[0]; k++)
-            skip = skip || strcmp(key, ours[k]) == 0;
-        if (!skip)
+        int general = 0;
+        while (general < GENERALS && strcmp(key, general_keys[general]) != 0)
+            general++;
+        bool ours = general == GENERAL_ALIGNMENT || (general < GENERALS && !same);
+        if (general < GENERALS)
+            done[general] = true;
+        if (ours)
+            add_general(header, options, (enum general)general);
+        else if (strncmp(key, "split.", 6) != 0)
             code = copy_value(header, session, key, &value);
     }
-    add_general(header, options);
+    for (int i = 0; i < GENERALS; i++)
+        if (!done[i] && !(same && i == GENERAL_QUANTIZATION))
+            add_general(header, options, (enum general)i);
     return code;
 }

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "convert.h"
-#include "matrix.h"
 
 /* ---- formats ---- */
 
@@ -42,22 +41,43 @@ static enum moe_format choose(struct plan *plan, const char *name, enum moe_form
     return taken;
 }
 
-/* Matrices outside the experts. MXFP4 is for experts: llama.cpp's own files of that kind have q8_0 elsewhere. */
-static enum moe_format other_format(const struct convert_options *options, const struct moe_format_info *own)
+bool plan_is_gguf(enum moe_format format)
 {
-    if (options->experts_only && own)
-        return own->format;
-    return options->format == MOE_FORMAT_MXFP4 ? MOE_FORMAT_Q8_0 : options->format;
+    const struct moe_format_info *info = moe_format_info(format);
+    for (size_t i = 0; info && format < 1024 && moe_format_at(i); i++)
+        if (moe_format_at(i) == info)
+            return format != MOE_FORMAT_I8;
+    return false;
 }
 
-static bool is_weights(const struct moe_format_info *format)
+enum moe_format plan_format(struct plan *plan, const struct convert_options *options, const char *name,
+                            enum moe_format usual, bool keep, enum moe_format own, size_t cols)
 {
-    return format && format->format != MOE_FORMAT_I32 && format->format != MOE_FORMAT_I64;
+    for (size_t i = 0; i < options->num_rules; i++) {
+        struct convert_rule *rule = &options->rules[i];
+        if (!names_match(rule->text, (size_t)(strrchr(rule->text, '=') - rule->text), name))
+            continue;
+        rule->used++;
+        usual = rule->format;
+        keep = rule->keep;
+    }
+    if (keep)
+        usual = plan_is_gguf(own) ? own : MOE_FORMAT_BF16;
+    return choose(plan, name, usual, cols);
+}
+
+/* Matrices outside the experts. FP4 is for experts: llama.cpp's own files of that kind have q8_0 elsewhere. */
+static enum moe_format other_format(struct plan *plan, const struct convert_options *options, const char *name,
+                                    const struct moe_format_info *own, size_t cols)
+{
+    bool fp4 = options->format == MOE_FORMAT_MXFP4 || options->format == MOE_FORMAT_NVFP4;
+    return plan_format(plan, options, name, fp4 ? MOE_FORMAT_Q8_0 : options->format,
+                       options->experts_only || options->keep, own ? own->format : MOE_FORMAT_PRIVATE, cols);
 }
 
 /* ---- building ---- */
 
-static struct plan_tensor *add(struct plan *plan, const char *name)
+struct plan_tensor *plan_add(struct plan *plan, const char *name)
 {
     if (plan->num_tensors == plan->capacity) {
         size_t capacity = plan->capacity ? 2 * plan->capacity : 64;
@@ -78,9 +98,8 @@ static struct plan_tensor *add(struct plan *plan, const char *name)
     return tensor;
 }
 
-/* Set shape, sizes and type. num_dims 3: [count, rows, cols]; 2: [rows, cols]; 1: [rows * cols]. */
-static int shape(struct plan_tensor *tensor, enum moe_format format, size_t num_dims, size_t count, size_t rows,
-                 size_t cols)
+int plan_shape(struct plan_tensor *tensor, enum moe_format format, size_t num_dims, size_t count, size_t rows,
+               size_t cols)
 {
     size_t row_bytes = moe_format_row_bytes(format, num_dims == 1 ? rows * cols : cols), bytes = 0;
     size_t num_rows = num_dims == 1 ? 1 : rows;
@@ -100,93 +119,22 @@ static int shape(struct plan_tensor *tensor, enum moe_format format, size_t num_
 
 void plan_free(struct plan *plan)
 {
-    for (size_t i = 0; i < plan->num_tensors; i++)
+    for (size_t i = 0; i < plan->num_tensors; i++) {
         free(plan->tensors[i].name);
+        free(plan->tensors[i].scaled);
+    }
     free(plan->tensors);
     *plan = (struct plan){0};
 }
 
-/* ---- MoE layers ---- */
-
-static int add_view(struct plan *plan, const char *name, const struct moe_view *view, size_t count)
-{
-    struct plan_tensor *tensor = add(plan, name);
-    if (!tensor)
-        return TOOL_INPUT;
-    tensor->source = PLAN_VIEW;
-    tensor->view = *view;
-    return shape(tensor, MOE_FORMAT_F32, 1, 1, 1, count);
-}
-
-/* ffn_gate_exps.weight and .bias and the like; num_dims 2 for one matrix, 1 for a vector. */
-static int add_matrix(struct plan *plan, size_t block, const char *kind, const struct moe_matrix *matrix,
-                      size_t num_dims, size_t count, size_t rows, size_t cols, enum moe_format wanted)
-{
-    if (!matrix)
-        return TOOL_OK;
-    char name[96];
-    snprintf(name, sizeof name, "blk.%zu.%s.weight", block, kind);
-    struct plan_tensor *tensor = add(plan, name);
-    if (!tensor)
-        return TOOL_INPUT;
-    tensor->source = PLAN_MATRIX;
-    tensor->matrix = matrix;
-    int code = shape(tensor, choose(plan, name, wanted, cols), num_dims, count, rows, cols);
-    if (code != TOOL_OK || !matrix->bias.base)
-        return code;
-    snprintf(name, sizeof name, "blk.%zu.%s.bias", block, kind);
-    tensor = add(plan, name);
-    if (!tensor)
-        return TOOL_INPUT;
-    tensor->source = PLAN_BIAS;
-    tensor->matrix = matrix;
-    code = shape(tensor, MOE_FORMAT_F32, num_dims == 3 ? 2 : 1, 1, count, rows);
-    tensor->count = count;    /* matrix e is the one row of expert e */
-    tensor->rows = 1;
-    return code;
-}
-
-static int add_shared(struct plan *plan, size_t block, const struct moe_model_block *part,
-                      const struct convert_options *options)
-{
-    const struct moe_experts_params *p = part->shared;
-    size_t h = p->hidden_size, f = p->intermediate_size;
-    int code = add_matrix(plan, block, "ffn_gate_shexp", p->gate, 2, 1, f, h, options->format);
-    if (code == TOOL_OK)
-        code = add_matrix(plan, block, "ffn_up_shexp", p->up, 2, 1, f, h, options->format);
-    if (code == TOOL_OK)
-        code = add_matrix(plan, block, "ffn_down_shexp", p->down, 2, 1, h, f, options->down);
-    if (code == TOOL_OK && part->layer->shared)
-        code = add_matrix(plan, block, "ffn_gate_inp_shexp", part->layer->shared->gate, 1, 1, 1, h, MOE_FORMAT_F32);
-    return code;
-}
-
-static int add_block(struct plan *plan, size_t block, const struct moe_model_block *part,
-                     const struct convert_options *options)
-{
-    const struct moe_experts_params *p = part->experts;
-    const struct moe_routing *routing = part->layer->routing;
-    size_t n = p->num_experts, h = p->hidden_size, f = p->intermediate_size;
-    int code = TOOL_OK;
-    if (routing)
-        code = add_matrix(plan, block, "ffn_gate_inp", routing->router, 2, 1, n, h, MOE_FORMAT_F32);
-    if (code == TOOL_OK && routing && routing->selection_bias.base) {
-        char name[96];
-        snprintf(name, sizeof name, "blk.%zu.exp_probs_b.bias", block);
-        code = add_view(plan, name, &routing->selection_bias, n);
-    }
-    if (code == TOOL_OK)
-        code = add_matrix(plan, block, "ffn_gate_exps", p->gate, 3, n, f, h, options->format);
-    if (code == TOOL_OK)
-        code = add_matrix(plan, block, "ffn_up_exps", p->up, 3, n, f, h, options->format);
-    if (code == TOOL_OK)
-        code = add_matrix(plan, block, "ffn_down_exps", p->down, 3, n, h, f, options->down);
-    if (code == TOOL_OK && part->shared)
-        code = add_shared(plan, block, part, options);
-    return code;
-}
-
 /* ---- the other tensors of a Hugging Face model ---- */
+
+/* Formats that values outside MoE layers may have: those of weights, without another tensor beside them but scales of
+ * FP8. */
+static bool is_readable(const struct moe_format_info *format)
+{
+    return format && (plan_is_gguf(format->format) || format->format == MOE_FORMAT_E4M3);
+}
 
 static int add_kv_b(struct plan *plan, struct session *session, const char *prefix, const struct moe_tensor *input,
                     const struct convert_options *options)
@@ -201,14 +149,45 @@ static int add_kv_b(struct plan *plan, struct session *session, const char *pref
     for (int part = 0; part < 2 && code == TOOL_OK; part++) {
         char name[128];
         snprintf(name, sizeof name, "%s%s.weight", prefix, part ? "attn_v_b" : "attn_k_b");
-        struct plan_tensor *tensor = add(plan, name);
+        struct plan_tensor *tensor = plan_add(plan, name);
         if (!tensor)
             return TOOL_INPUT;
         tensor->source = part ? PLAN_V_B : PLAN_K_B;
         tensor->input = input->name;
         tensor->head_rows = (size_t)nope + value;
         size_t rows = part ? value : input->shape[1], cols = part ? input->shape[1] : nope;
-        code = shape(tensor, choose(plan, name, other_format(options, input->format), cols), 3, heads, rows, cols);
+        code = plan_shape(tensor, other_format(plan, options, name, input->format, cols), 3, heads, rows, cols);
+        if (code == TOOL_OK)
+            code = plan_find_scales(session, input, &tensor->scaled);
+    }
+    return code;
+}
+
+/* The MLP that some families have beside the experts in the same layer: gate rows, then up's. It belongs to the layer
+ * where the family says so; then it is written from the layer's description. */
+static int add_halves(struct plan *plan, struct session *session, const char *prefix, const struct moe_tensor *input,
+                      const struct convert_options *options)
+{
+    const struct moe_model_block *part = NULL;
+    unsigned long block = strtoul(prefix + strlen("blk."), NULL, 10);
+    if (moe_model_block(session->model, block, &part, NULL) == MOE_OK && part && part->shared)
+        return TOOL_OK;
+    if (input->num_dims != 2 || input->shape[0] % 2)
+        return tool_fail(TOOL_INPUT, "tensor '%s' does not have the rows of a gate and an up matrix", input->name);
+    int code = TOOL_OK;
+    for (size_t half = 0; half < 2 && code == TOOL_OK; half++) {
+        char name[128];
+        snprintf(name, sizeof name, "%s%s.weight", prefix, half ? "ffn_up_shexp" : "ffn_gate_shexp");
+        struct plan_tensor *tensor = plan_add(plan, name);
+        if (!tensor)
+            return TOOL_INPUT;
+        size_t rows = input->shape[0] / 2, cols = input->shape[1];
+        tensor->source = PLAN_TENSOR;
+        tensor->input = input->name;
+        tensor->first_row = half * rows;
+        code = plan_shape(tensor, other_format(plan, options, name, input->format, cols), 2, 1, rows, cols);
+        if (code == TOOL_OK)
+            code = plan_find_scales(session, input, &tensor->scaled);
     }
     return code;
 }
@@ -235,27 +214,72 @@ static int rope_rows(struct session *session, const struct names_family *family,
 static int add_renamed(struct plan *plan, struct session *session, const struct names_family *family, const char *name,
                        const struct moe_tensor *input, const struct convert_options *options)
 {
-    if (!is_weights(input->format))
-        return tool_fail(TOOL_INPUT, "tensor '%s' has a type that cannot be converted", input->name);
     if (input->num_dims < 1 || input->num_dims > 2)
         return tool_fail(TOOL_INPUT, "tensor '%s' has %zu dimensions, expected 1 or 2", input->name, input->num_dims);
     size_t rows = input->num_dims == 2 ? input->shape[0] : 1, cols = input->shape[input->num_dims - 1], head_rows;
     int code = rope_rows(session, family, name, input->num_dims == 2 ? rows : cols, &head_rows);
-    struct plan_tensor *tensor = code == TOOL_OK ? add(plan, name) : NULL;
+    struct plan_tensor *tensor = code == TOOL_OK ? plan_add(plan, name) : NULL;
     if (!tensor)
         return TOOL_INPUT;
     tensor->source = head_rows ? PLAN_ROPE : PLAN_TENSOR;
     tensor->input = input->name;
     tensor->head_rows = head_rows;
     if (input->num_dims == 1 || names_is_small(name))
-        code = shape(tensor, MOE_FORMAT_F32, input->num_dims, 1, rows, cols);
+        code = plan_shape(tensor, MOE_FORMAT_F32, input->num_dims, 1, rows, cols);
     else
-        code = shape(tensor, choose(plan, name, other_format(options, input->format), cols), 2, 1, rows, cols);
+        code = plan_shape(tensor, other_format(plan, options, name, input->format, cols), 2, 1, rows, cols);
     if (head_rows && input->num_dims == 1) {    /* a bias is reordered value by value */
         tensor->rows = cols;
         tensor->cols = 1;
     }
-    return code;
+    return code == TOOL_OK ? plan_find_scales(session, input, &tensor->scaled) : code;
+}
+
+static bool has_name(const struct plan *plan, const char *name)
+{
+    for (size_t i = 0; i < plan->num_tensors; i++)
+        if (strcmp(plan->tensors[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* Scales of FP8, which are read with the values that they belong to. */
+static bool is_scale(struct session *session, const char *name)
+{
+    const char *suffix = strstr(name, ".weight_scale");
+    char values[256];
+    struct moe_tensor tensor;
+    if (!suffix || snprintf(values, sizeof values, "%.*s.weight", (int)(suffix - name), name) >= (int)sizeof values)
+        return false;
+    return moe_model_tensor_find(session->model, values, &tensor) == MOE_OK && tensor.format &&
+           tensor.format->format == MOE_FORMAT_E4M3;
+}
+
+static int add_other(struct plan *plan, struct session *session, const struct names_family *family,
+                     const struct moe_tensor *input, const struct convert_options *options)
+{
+    char name[96];
+    enum names_kind kind = names_map(family, input->name, session->info.num_blocks, name);
+    if (kind == NAMES_EXPERTS)
+        return TOOL_OK;
+    if (kind == NAMES_EXTRA) {
+        plan->num_extra++;
+        return TOOL_OK;
+    }
+    if (kind == NAMES_UNKNOWN && is_scale(session, input->name))
+        return TOOL_OK;
+    if (kind == NAMES_UNKNOWN || !is_readable(input->format)) {
+        if (plan->num_unknown++ == 0)
+            plan->first_unknown = input->name;
+        return TOOL_OK;
+    }
+    if (kind == NAMES_KV_B)
+        return add_kv_b(plan, session, name, input, options);
+    if (kind == NAMES_HALVES)
+        return add_halves(plan, session, name, input, options);
+    if (strstr(name, "_shexp.") && has_name(plan, name))
+        return TOOL_OK;
+    return add_renamed(plan, session, family, name, input, options);
 }
 
 int plan_huggingface(struct plan *plan, struct session *session, const struct names_family *family,
@@ -263,26 +287,6 @@ int plan_huggingface(struct plan *plan, struct session *session, const struct na
 {
     struct moe_tensor input;
     int code = TOOL_OK;
-    for (size_t i = 0; code == TOOL_OK && moe_model_tensor_at(session->model, i, &input) == MOE_OK; i++) {
-        char name[96];
-        switch (names_map(family, input.name, session->info.num_blocks, name)) {
-        case NAMES_TENSOR:
-            code = add_renamed(plan, session, family, name, &input, options);
-            break;
-        case NAMES_KV_B:
-            code = add_kv_b(plan, session, name, &input, options);
-            break;
-        case NAMES_EXTRA:
-            plan->num_extra++;
-            break;
-        case NAMES_UNKNOWN:
-            if (plan->num_unknown++ == 0)
-                plan->first_unknown = input.name;
-            break;
-        case NAMES_EXPERTS:
-            break;
-        }
-    }
     for (size_t i = 0; code == TOOL_OK && i < session->info.num_blocks; i++) {
         const struct moe_model_block *block = NULL;
         struct moe_error error = {0};
@@ -290,8 +294,10 @@ int plan_huggingface(struct plan *plan, struct session *session, const struct na
         if (status != MOE_OK)
             code = tool_fail_moe(status, &error, "a layer cannot be read");
         else if (block)
-            code = add_block(plan, i, block, options);
+            code = plan_moe_block(plan, family, i, block, options);
     }
+    for (size_t i = 0; code == TOOL_OK && moe_model_tensor_at(session->model, i, &input) == MOE_OK; i++)
+        code = add_other(plan, session, family, &input, options);
     return code;
 }
 
@@ -304,21 +310,24 @@ static enum moe_format gguf_format(struct plan *plan, const struct moe_tensor *i
     if (input->num_dims < 2 || names_is_small(input->name))
         return own;
     size_t cols = input->shape[input->num_dims - 1];
+    bool down = names_is_down(input->name);
     if (names_is_expert(input->name))
-        return choose(plan, input->name, names_is_down(input->name) ? options->down : options->format, cols);
-    return choose(plan, input->name, other_format(options, input->format), cols);
+        return plan_format(plan, options, input->name, down ? options->down : options->format,
+                           down ? options->keep_down : options->keep, own, cols);
+    return other_format(plan, options, input->name, input->format, cols);
 }
 
 int plan_gguf(struct plan *plan, struct session *session, const struct convert_options *options)
 {
     struct moe_tensor input;
     for (size_t i = 0; moe_model_tensor_at(session->model, i, &input) == MOE_OK; i++) {
-        struct plan_tensor *tensor = add(plan, input.name);
+        struct plan_tensor *tensor = plan_add(plan, input.name);
         if (!tensor)
             return TOOL_INPUT;
         tensor->input = input.name;
-        enum moe_format own = is_weights(input.format) ? input.format->format : MOE_FORMAT_F32;
-        enum moe_format format = is_weights(input.format) ? gguf_format(plan, &input, options) : own;
+        bool weights = input.format && plan_is_gguf(input.format->format);
+        enum moe_format own = weights ? input.format->format : MOE_FORMAT_F32;
+        enum moe_format format = weights ? gguf_format(plan, &input, options) : own;
         if (format == own) {
             tensor->source = PLAN_COPY;
             tensor->type = input.type;
@@ -333,73 +342,11 @@ int plan_gguf(struct plan *plan, struct session *session, const struct convert_o
         size_t count = 1, n = input.num_dims;
         for (size_t d = 0; d + 2 < n; d++)
             count *= input.shape[d];
-        int code = shape(tensor, format, n < 3 ? n : 3, count, input.shape[n - 2], input.shape[n - 1]);
+        int code = plan_shape(tensor, format, n < 3 ? n : 3, count, input.shape[n - 2], input.shape[n - 1]);
         if (code != TOOL_OK)
             return code;
         memcpy(tensor->shape, input.shape, sizeof tensor->shape);
         tensor->num_dims = n;
     }
     return TOOL_OK;
-}
-
-/* ---- values ---- */
-
-/* Rows of the input tensor taken as one matrix with `cols` columns. */
-static int input_rows(struct session *session, const char *name, size_t cols, size_t row, size_t num_rows, float *out)
-{
-    struct moe_tensor tensor;
-    const void *data;
-    struct moe_error error = {0};
-    enum moe_status status = moe_model_tensor_find(session->model, name, &tensor);
-    if (status == MOE_OK)
-        status = moe_model_tensor_data(session->model, name, &data, &error);
-    if (status != MOE_OK)
-        return tool_fail_moe(status, &error, name);
-    size_t row_bytes = moe_format_row_bytes(tensor.format->format, cols);
-    int result =
-        moe_format_dequantise(tensor.format->format, out, (const char *)data + row * row_bytes, num_rows, cols);
-    return result == MOE_OK ? TOOL_OK : tool_fail_moe((enum moe_status)result, NULL, name);
-}
-
-/* Row r of a head of d rows comes from r/2 of its first half, or, for odd r, of its second. */
-static size_t rope_source(size_t row, size_t head_rows)
-{
-    size_t head = row / head_rows, r = row % head_rows;
-    return head * head_rows + r % 2 * (head_rows / 2) + r / 2;
-}
-
-int plan_rows(const struct plan_tensor *tensor, struct session *session, size_t e, size_t row, size_t num_rows,
-              float *out)
-{
-    size_t cols = tensor->cols, d = tensor->head_rows;
-    int code = TOOL_OK;
-    switch (tensor->source) {
-    case PLAN_MATRIX:
-        return matrix_rows(tensor->matrix, tensor->rows, cols, e, row, num_rows, out) ? TOOL_OK : TOOL_INPUT;
-    case PLAN_BIAS:
-        return matrix_bias(tensor->matrix, e, cols, out) ? TOOL_OK : TOOL_INPUT;
-    case PLAN_VIEW:
-        return matrix_view(&tensor->view, cols, out) ? TOOL_OK : TOOL_INPUT;
-    case PLAN_ROPE:
-        for (size_t r = 0; code == TOOL_OK && r < num_rows; r++)
-            code = input_rows(session, tensor->input, cols, rope_source(row + r, d), 1, out + r * cols);
-        return code;
-    case PLAN_V_B:
-        return input_rows(session, tensor->input, cols, e * d + (d - tensor->rows) + row, num_rows, out);
-    case PLAN_K_B: {
-        float *line = tool_alloc(tensor->rows, sizeof *line);
-        code = line ? TOOL_OK : TOOL_INPUT;
-        for (size_t c = 0; code == TOOL_OK && c < cols; c++) {
-            code = input_rows(session, tensor->input, tensor->rows, e * d + c, 1, line);
-            for (size_t r = 0; code == TOOL_OK && r < num_rows; r++)
-                out[r * cols + c] = line[row + r];
-        }
-        free(line);
-        return code;
-    }
-    case PLAN_TENSOR:
-    case PLAN_COPY:
-        break;
-    }
-    return input_rows(session, tensor->input, cols, e * tensor->rows + row, num_rows, out);
 }

@@ -122,6 +122,22 @@ static enum option_result set_option(const struct option_page *page, const struc
             return OPTIONS_OK;
         }
         break;
+    case OPTION_OPTIONAL:
+        *(const char **)row->target = value;
+        return OPTIONS_OK;
+    case OPTION_STRINGS: {
+        struct option_strings *strings = row->target;
+        if (*value && strings->count < strings->capacity) {
+            strings->items[strings->count++] = value;
+            return OPTIONS_OK;
+        }
+        if (*value) {
+            tool_fail(TOOL_USAGE, "%s: --%s is given more than %zu times", page->command, row->name,
+                      strings->capacity);
+            return OPTIONS_ERROR;
+        }
+        break;
+    }
     case OPTION_SIZE:
         if (parse_size(value, row->target))
             return OPTIONS_OK;
@@ -157,6 +173,10 @@ static enum option_result take_option(const struct option_page *page, int argc, 
         return OPTIONS_ERROR;
     }
     const char *value = equals ? equals + 1 : NULL;
+    if (row->kind == OPTION_OPTIONAL && !value) {
+        bool follows = *i + 1 < argc && (argv[*i + 1][0] != '-' || !argv[*i + 1][1]);
+        value = follows ? argv[++*i] : "";
+    }
     if (row->kind != OPTION_FLAG && !value) {
         if (*i + 1 >= argc) {
             tool_fail(TOOL_USAGE, "%s: --%s needs a value: --%s %s", page->command, name, name, row->value);

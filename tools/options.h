@@ -10,8 +10,15 @@
 enum option_kind {
     OPTION_FLAG,       /* bool: set to true */
     OPTION_STRING,     /* const char * */
+    OPTION_OPTIONAL,   /* const char *: the next word, or "" where an option or nothing follows */
+    OPTION_STRINGS,    /* struct option_strings: may be given several times */
     OPTION_SIZE,       /* size_t, decimal */
     OPTION_NUMBER      /* double, finite, not negative */
+};
+
+struct option_strings {
+    const char **items;
+    size_t count, capacity;
 };
 
 struct option_row {

@@ -13,20 +13,31 @@ static double sigmoid(double z)
     return 1 / (1 + exp(-z));
 }
 
-/* scores[num_experts] of one row; SOFTMAX_TOPK is left as the logit: it is for weights only. */
-static void score(enum moe_score kind, const float *logits, size_t num_experts, double *scores)
+/* ---- routing ---- */
+
+/* scores[num_experts] of one row of logits; of scores that are for weights only, the logit. */
+static void score(enum moe_score kind, const double *logits, size_t num_experts, double *scores)
 {
     double largest = -INFINITY, sum = 0;
     for (size_t e = 0; e < num_experts; e++)
         largest = fmax(largest, logits[e]);
     for (size_t e = 0; e < num_experts; e++) {
         double z = logits[e];
-        scores[e] = kind == MOE_SCORE_SIGMOID ? sigmoid(z) : kind == MOE_SCORE_SOFTMAX ? exp(z - largest) : z;
+        scores[e] = kind == MOE_SCORE_SIGMOID         ? sigmoid(z)
+                    : kind == MOE_SCORE_SOFTMAX       ? exp(z - largest)
+                    : kind == MOE_SCORE_SQRT_SOFTPLUS ? sqrt(fmax(z, 0) + log1p(exp(-fabs(z))))
+                                                      : z;
         sum += scores[e];
     }
     if (kind == MOE_SCORE_SOFTMAX)
         for (size_t e = 0; e < num_experts; e++)
             scores[e] /= sum;
+}
+
+/* Are two values too close for logits in f32 to tell them apart? size: the magnitudes that they are made of. */
+static bool is_tie(double a, double b, double size)
+{
+    return isfinite(a) && isfinite(b) && fabs(a - b) <= ORACLE_TIE * size;
 }
 
 static double group_score(const double *keys, size_t count, enum moe_group_score kind)
@@ -43,84 +54,190 @@ static double group_score(const double *keys, size_t count, enum moe_group_score
     return kind == MOE_GROUP_MAX || count == 1 ? best : best + second;
 }
 
-/* A group is dropped if top_groups others come before it: a higher score, or the same one and a lower index. */
-static void mask_groups(const struct moe_routing *routing, size_t num_experts, const double *keys, double *masked)
+/* A group is dropped if top_groups others come before it: a higher score, or the same one and a lower index. Returns
+ * whether the choice is a tie. */
+static bool mask_groups(const struct moe_routing *routing, size_t num_experts, const double *keys, double *masked)
 {
     size_t count = num_experts / routing->num_groups;
+    bool tie = false;
     for (size_t g = 0; g < routing->num_groups; g++) {
-        double mine = group_score(keys + g * count, count, routing->group_score);
+        double mine = group_score(keys + g * count, count, routing->group_score), next = INFINITY;
         size_t before = 0;
         for (size_t h = 0; h < routing->num_groups; h++) {
             double other = group_score(keys + h * count, count, routing->group_score);
-            before += other > mine || (other == mine && h < g);
+            bool ahead = other > mine || (other == mine && h < g);
+            before += ahead;
+            next = ahead ? fmin(next, other) : next;
         }
+        tie = tie || (before == routing->top_groups && is_tie(mine, next, fabs(mine) + fabs(next)));
         for (size_t i = 0; i < count; i++)
             masked[g * count + i] = before < routing->top_groups ? keys[g * count + i]
                                                                  : routing->group_mask_zero ? 0 : -INFINITY;
     }
+    return tie;
 }
 
-static void choose(const double *keys, size_t num_experts, size_t top_k, int64_t *ids)
+static int64_t best_left(const double *keys, size_t num_experts, const int64_t *ids, size_t taken)
 {
-    for (size_t k = 0; k < top_k; k++) {
-        int64_t best = -1;
-        for (size_t e = 0; e < num_experts; e++) {
-            bool taken = false;
-            for (size_t j = 0; j < k; j++)
-                taken = taken || ids[j] == (int64_t)e;
-            if (!taken && (best < 0 || keys[e] > keys[best]))
-                best = (int64_t)e;
-        }
-        ids[k] = best;
+    int64_t best = -1;
+    for (size_t e = 0; e < num_experts; e++) {
+        bool left = true;
+        for (size_t j = 0; j < taken; j++)
+            left = left && ids[j] != (int64_t)e;
+        if (left && (best < 0 || keys[e] > keys[best]))
+            best = (int64_t)e;
     }
+    return best;
 }
 
-static void weigh(const struct moe_routing *routing, enum moe_score kind, const float *logits, size_t top_k,
-                  const int64_t *ids, const double *scores, double *weights)
+/* The weight of slot k: a softmax over those that are left and whose logit is close to the slot's own. */
+static double sparse_mix(const double *logits, size_t num_experts, const int64_t *ids, size_t k, double eps)
+{
+    double m = logits[ids[k]], sum = 0;
+    for (size_t e = 0; e < num_experts; e++) {
+        double z = logits[e];
+        bool taken = false;
+        for (size_t j = 0; j < k; j++)
+            taken = taken || ids[j] == (int64_t)e;
+        if (!taken && (m - z) / fmax(fabs(z), m) <= 2 * eps)
+            sum += exp(z - m);
+    }
+    return 1 / sum;
+}
+
+static double divisor_of(const struct moe_routing *routing, const double *weights, size_t top_k)
+{
+    double sum = 0, powers = 0, p = routing->renorm_p, divisor = 1;
+    for (size_t k = 0; k < top_k; k++) {
+        sum += weights[k];
+        powers += pow(fabs(weights[k]), p);
+    }
+    switch (routing->renorm) {
+    case MOE_RENORM_NONE:
+        break;
+    case MOE_RENORM_ADD_EPS:
+        divisor = sum + routing->renorm_eps;
+        break;
+    case MOE_RENORM_CLAMP_EPS:
+        divisor = fmax(sum, routing->renorm_eps);
+        break;
+    case MOE_RENORM_P_NORM:
+        divisor = pow(powers, 1 / p);
+        break;
+    }
+    return divisor == 0 || !isfinite(divisor) ? 1 : divisor;
+}
+
+static void weigh(const struct moe_routing *routing, const struct oracle_tables *tables, enum moe_score kind,
+                  const double *logits, size_t num_experts, size_t top_k, const int64_t *ids, const double *scores,
+                  double *weights)
 {
     double largest = -INFINITY, sum = 0;
     for (size_t k = 0; k < top_k; k++)
         largest = fmax(largest, logits[ids[k]]);
     for (size_t k = 0; k < top_k; k++) {
-        weights[k] = kind == MOE_SCORE_SOFTMAX_TOPK ? exp(logits[ids[k]] - largest) : scores[ids[k]];
+        weights[k] = kind == MOE_SCORE_SOFTMAX_TOPK  ? exp(logits[ids[k]] - largest)
+                     : kind == MOE_SCORE_SPARSEMIXER ? sparse_mix(logits, num_experts, ids, k, routing->sparsemixer_eps)
+                                                     : scores[ids[k]];
         sum += weights[k];
     }
-    double eps = routing->renorm_eps, divisor = 1;
-    if (kind == MOE_SCORE_SOFTMAX_TOPK) {
-        for (size_t k = 0; k < top_k; k++)
-            weights[k] /= sum;
-        sum = 1;
-    }
-    if (routing->renorm == MOE_RENORM_ADD_EPS)
-        divisor = sum + eps;
-    else if (routing->renorm == MOE_RENORM_CLAMP_EPS)
-        divisor = fmax(sum, eps);
-    if (divisor == 0 || !isfinite(divisor))
-        divisor = 1;
-    double scale = routing->scale != 0 ? routing->scale : 1;
+    for (size_t k = 0; kind == MOE_SCORE_SOFTMAX_TOPK && k < top_k; k++)
+        weights[k] /= sum;
+    double divisor = divisor_of(routing, weights, top_k), scale = routing->scale != 0 ? routing->scale : 1;
     for (size_t k = 0; k < top_k; k++)
-        weights[k] = weights[k] / divisor * scale;
+        weights[k] = weights[k] / divisor * scale * (tables->expert_scale ? tables->expert_scale[ids[k]] : 1);
 }
 
-void oracle_route(const struct moe_routing *routing, const float *bias, size_t num_experts, size_t top_k,
-                  const float *logits, int64_t *ids, double *weights, double *scratch)
+/* ids[top_k]; returns whether the choice is a tie. keys holds the scores, masked is scratch. */
+static bool choose(const struct moe_routing *routing, const float *bias, size_t num_experts, size_t top_k, double *keys,
+                   double *masked, int64_t *ids)
 {
-    double *keys = scratch, *masked = scratch + num_experts;
+    size_t competing = num_experts - routing->num_always, chosen = top_k - routing->num_always;
+    bool tie = false;
+    for (size_t e = 0; e < competing && bias; e++)
+        keys[e] += bias[e];
+    if (routing->num_groups > 1)
+        tie = mask_groups(routing, competing, keys, masked);
+    else
+        memcpy(masked, keys, competing * sizeof *keys);
+    for (size_t k = 0; k < chosen; k++)
+        ids[k] = best_left(masked, competing, ids, k);
+    for (size_t k = chosen; k < top_k; k++)
+        ids[k] = (int64_t)(competing + k - chosen);
+    if (chosen == 0 || chosen == competing)
+        return tie;
+    int64_t last = ids[chosen - 1], next = best_left(masked, competing, ids, chosen);
+    double biases = bias ? fabs((double)bias[last]) + fabs((double)bias[next]) : 0;
+    return tie || is_tie(masked[last], masked[next], fabs(masked[last]) + fabs(masked[next]) + 2 * biases);
+}
+
+bool oracle_route(const struct moe_routing *routing, const struct oracle_tables *tables, size_t num_experts,
+                  size_t top_k, const double *logits, int64_t *ids, double *weights, double *scratch)
+{
+    static const struct oracle_tables none;
+    tables = tables ? tables : &none;
+    double *z = scratch, *keys = scratch + num_experts, *masked = scratch + 2 * num_experts;
     enum moe_score weight = routing->weight == MOE_SCORE_DEFAULT ? MOE_SCORE_SOFTMAX : routing->weight;
     enum moe_score select = routing->select;
     if (select == MOE_SCORE_DEFAULT)
-        select = weight == MOE_SCORE_SOFTMAX_TOPK ? MOE_SCORE_LOGIT : weight;
-    score(select, logits, num_experts, keys);
-    for (size_t e = 0; e < num_experts && bias; e++)
-        keys[e] += bias[e];
-    if (routing->num_groups > 1)
-        mask_groups(routing, num_experts, keys, masked);
+        select = weight == MOE_SCORE_SOFTMAX_TOPK || weight == MOE_SCORE_SPARSEMIXER ? MOE_SCORE_LOGIT : weight;
+    for (size_t e = 0; e < num_experts; e++)
+        z[e] = routing->softcap > 0 ? routing->softcap * tanh(logits[e] / routing->softcap) : logits[e];
+    score(select, z, num_experts, keys);
+    bool tie = false;
+    if (tables->hash_row)
+        memcpy(ids, tables->hash_row, top_k * sizeof *ids);
     else
-        memcpy(masked, keys, num_experts * sizeof *keys);
-    choose(masked, num_experts, top_k, ids);
-    score(weight, logits, num_experts, keys);
-    weigh(routing, weight, logits, top_k, ids, keys, weights);
+        tie = choose(routing, tables->bias, num_experts, top_k, keys, masked, ids);
+    score(weight, z, num_experts, keys);
+    weigh(routing, tables, weight, z, num_experts, top_k, ids, keys, weights);
+    return tie;
 }
+
+/* out = x normed, or x. */
+static void apply_norm(const struct moe_norm *norm, const float *scale, const float *x, size_t size, double *out)
+{
+    double squares = 0;
+    for (size_t i = 0; i < size; i++)
+        squares += (double)x[i] * x[i];
+    double divisor = norm ? sqrt(squares / (double)size + norm->eps) * (norm->unit ? sqrt((double)size) : 1) : 1;
+    for (size_t i = 0; i < size; i++)
+        out[i] = squares > 0 ? x[i] / divisor * (scale ? scale[i] : 1) : 0;
+}
+
+bool oracle_logits(const struct moe_routing *routing, size_t num_experts, size_t hidden_size, size_t num_tokens,
+                   const float *x, double *logits, double *sizes)
+{
+    const struct moe_matrix *router = routing->router;
+    const struct moe_norm *norm = routing->norm;
+    float *w = tool_alloc(num_experts * hidden_size, sizeof *w), *bias = tool_alloc(num_experts, sizeof *bias);
+    float *scale = tool_alloc(hidden_size, sizeof *scale);
+    double *in = tool_alloc(hidden_size, sizeof *in);
+    bool has_scale = norm && norm->scale.base;
+    bool good = w && bias && scale && in && matrix_rows(router, num_experts, hidden_size, 0, 0, num_experts, w) &&
+                (!router->bias.base || matrix_bias(router, 0, num_experts, bias)) &&
+                (!has_scale || matrix_view(&norm->scale, hidden_size, scale));
+    for (size_t t = 0; good && t < num_tokens; t++) {
+        apply_norm(norm, has_scale ? scale : NULL, x + t * hidden_size, hidden_size, in);
+        sizes[t] = 0;
+        for (size_t e = 0; e < num_experts; e++) {
+            double sum = router->bias.base ? (double)bias[e] : 0, size = fabs(sum);
+            for (size_t c = 0; c < hidden_size; c++) {
+                sum += w[e * hidden_size + c] * in[c];
+                size += fabs(w[e * hidden_size + c] * in[c]);
+            }
+            logits[t * num_experts + e] = sum;
+            sizes[t] = fmax(sizes[t], size);
+        }
+    }
+    free(w);
+    free(bias);
+    free(scale);
+    free(in);
+    return good;
+}
+
+/* ---- experts ---- */
 
 static double activate(const struct moe_act *act, double g)
 {
@@ -135,6 +252,8 @@ static double activate(const struct moe_act *act, double g)
         return fmax(g, 0);
     case MOE_ACT_RELU2:
         return fmax(g, 0) * fmax(g, 0);
+    case MOE_ACT_SITU:
+        return act->beta * tanh(g / act->beta) * sigmoid(g);
     }
     return NAN;
 }
@@ -145,6 +264,8 @@ static double glu(const struct moe_act *act, bool gated, double g, double u)
         return activate(act, u);
     if (act->clamp != MOE_CLAMP_NONE)
         u = fmin(fmax(u, -(double)act->limit), act->limit);
+    if (act->kind == MOE_ACT_SITU && act->beta_up > 0)
+        u = act->beta_up * tanh(u / act->beta_up);
     if (act->clamp == MOE_CLAMP_BEFORE)
         g = fmin(g, act->limit);
     double a = activate(act, g);

@@ -2,11 +2,14 @@
 // A file that appears whole or not at all; see outfile.h.
 #include "outfile.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,9 +64,10 @@ static void free_names(struct outfile *out)
     out->target = out->temporary = NULL;
 }
 
+static const char suffix[] = ".tmp-XXXXXX";
+
 static bool name_files(struct outfile *out, bool there)
 {
-    static const char suffix[] = ".tmp-XXXXXX";
     out->target = there ? realpath(out->path, NULL) : strdup(out->path);
     if (!out->target)
         return fail(out, "found");
@@ -85,15 +89,63 @@ static mode_t new_mode(void)
     return 0666 & ~mask;
 }
 
+/* Temporary files that a killed process left. Whoever still writes one holds a lock on it. */
+static void remove_stale(const char *target)
+{
+    const char *slash = strrchr(target, '/'), *name = slash ? slash + 1 : target;
+    size_t length = strlen(name), fixed = sizeof suffix - sizeof "XXXXXX";
+    char *folder = tool_alloc((size_t)(name - target) + 2, 1);
+    DIR *dir = NULL;
+    if (folder) {
+        memcpy(folder, slash ? target : ".", slash ? (size_t)(name - target) : 1);
+        folder[slash ? name - target : 1] = '\0';
+        dir = opendir(folder);
+    }
+    const struct dirent *entry;
+    while (dir && (entry = readdir(dir)) != NULL) {
+        if (strlen(entry->d_name) != length + sizeof suffix - 1 || strncmp(entry->d_name, name, length) != 0 ||
+            strncmp(entry->d_name + length, suffix, fixed) != 0)
+            continue;
+        int fd = openat(dirfd(dir), entry->d_name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+            unlinkat(dirfd(dir), entry->d_name, 0);
+        if (fd >= 0)
+            close(fd);
+    }
+    if (dir)
+        closedir(dir);
+    free(folder);
+}
+
+/* A new file that has the lock; one that was taken for stale before it had it is made again. */
+static int make_locked(char *path)
+{
+    struct stat info;
+    size_t length = strlen(path), random = sizeof "XXXXXX" - 1;
+    for (int i = 0; i < 8; i++) {
+        memcpy(path + length - random, "XXXXXX", random);
+        int fd = mkstemp(path);
+        if (fd < 0)
+            return -1;
+        flock(fd, LOCK_EX | LOCK_NB);
+        if (fstat(fd, &info) != 0 || info.st_nlink > 0)
+            return fd;
+        close(fd);
+    }
+    errno = EEXIST;
+    return -1;
+}
+
 /* old_file: what is replaced; NULL: nothing is there. */
 static bool open_temporary(struct outfile *out, const struct stat *old_file)
 {
     if (!name_files(out, old_file != NULL))
         return false;
+    remove_stale(out->target);
     watch_signals();
     sigset_t old;
     hold_signals(true, &old);
-    int fd = mkstemp(out->temporary);
+    int fd = make_locked(out->temporary);
     if (fd >= 0)
         unfinished = out->temporary;
     hold_signals(false, &old);
@@ -157,12 +209,11 @@ bool outfile_commit(struct outfile *out)
         return false;
     if (fflush(out->file) != 0 || (out->temporary && fsync(fileno(out->file)) != 0))
         return fail(out, "written");
-    int closed = fclose(out->file);
-    out->file = NULL;
-    if (closed != 0)
-        return fail(out, "written");
-    if (!out->temporary)
-        return true;
+    if (!out->temporary) {
+        int closed = fclose(out->file);
+        out->file = NULL;
+        return closed == 0 ? true : fail(out, "written");
+    }
     sigset_t old;
     hold_signals(true, &old);
     bool renamed = rename(out->temporary, out->target) == 0;
@@ -171,6 +222,8 @@ bool outfile_commit(struct outfile *out)
     hold_signals(false, &old);
     if (!renamed)
         return fail(out, "put in place");
+    fclose(out->file);    /* not before: the lock goes with it; nothing is left to be written */
+    out->file = NULL;
     free_names(out);
     return true;
 }

@@ -27,8 +27,11 @@ int progress_line(char *buf, int size, const struct progress *progress, double n
         return snprintf(buf, (size_t)size, "%s [%s] %3d %%", progress->label, bar, (int)(share * 100));
     double left = elapsed / share - elapsed;
     unsigned long seconds = (unsigned long)(left + 0.5);
-    return snprintf(buf, (size_t)size, "%s [%s] %3d %%  %lu:%02lu left", progress->label, bar, (int)(share * 100),
-                    seconds / 60, seconds % 60);
+    char rate[48] = "", each[32];
+    if (progress->bytes)
+        snprintf(rate, sizeof rate, "  %s/s", tool_bytes(each, (uint64_t)((double)progress->done / elapsed)));
+    return snprintf(buf, (size_t)size, "%s [%s] %3d %%%s  %lu:%02lu left", progress->label, bar, (int)(share * 100),
+                    rate, seconds / 60, seconds % 60);
 }
 
 static void show(struct progress *progress, double now)

@@ -10,6 +10,7 @@ struct progress {
     const char *label;
     uint64_t total, done;
     bool on;
+    bool bytes;              /* total and done are bytes: the line has their rate */
     double start, shown;
 };
 

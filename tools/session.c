@@ -2,6 +2,7 @@
 // Opens backend, context and model for the commands, and runs a layer on host arrays by way of the backend's memory.
 #include "session.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,10 +31,40 @@ static int open_backend(struct session *session, const char *name, size_t thread
     return TOOL_OK;
 }
 
-int session_open_model(struct session *session, const char *path, bool want_model)
+/* The whole of a text file, from malloc; NULL with the error printed. */
+static char *read_text(const char *path)
+{
+    enum { LARGEST = 16 << 20 };
+    FILE *file = fopen(path, "rb");
+    char *text = file ? tool_alloc(LARGEST + 1, 1) : NULL;
+    size_t size = text ? fread(text, 1, LARGEST + 1, file) : 0;
+    bool failed = !file || (text && ferror(file));
+    if (failed)
+        tool_fail(TOOL_INPUT, "%s: %s", path, strerror(errno));
+    else if (text && (size > LARGEST || memchr(text, '\0', size)))
+        tool_fail(TOOL_INPUT, "%s: is no description: larger than 16 MB, or not a text", path);
+    else if (text) {
+        text[size] = '\0';
+        fclose(file);
+        return text;
+    }
+    if (file)
+        fclose(file);
+    free(text);
+    return NULL;
+}
+
+int session_open_model(struct session *session, const char *path, const char *describe, bool want_model)
 {
     struct moe_error error = {0};
-    enum moe_status status = moe_model_open(path, NULL, &session->model, &error);
+    struct moe_model_params params;
+    MOE_INIT(&params);
+    char *text = describe ? read_text(describe) : NULL;
+    if (describe && !text)
+        return TOOL_INPUT;
+    params.description = text;
+    enum moe_status status = moe_model_open(path, &params, &session->model, &error);
+    free(text);
     if (status != MOE_OK)
         return tool_fail_moe(status, &error, path);
     session->info.struct_size = sizeof session->info;
@@ -46,12 +77,12 @@ int session_open_model(struct session *session, const char *path, bool want_mode
     return TOOL_OK;
 }
 
-int session_open(struct session *session, const char *backend, size_t threads, const char *model)
+int session_open(struct session *session, const char *backend, size_t threads, const char *model, const char *describe)
 {
     *session = (struct session){0};
     int code = backend ? open_backend(session, backend, threads) : TOOL_OK;
     if (code == TOOL_OK && model)
-        code = session_open_model(session, model, true);
+        code = session_open_model(session, model, describe, true);
     return code;
 }
 
@@ -71,7 +102,7 @@ struct transfer {
     const void *in;
     void *out;
 };
-#define NUM_TRANSFERS 8
+#define NUM_TRANSFERS 9
 
 static int bring(struct session *session, const struct transfer *transfer, const char *what)
 {
@@ -115,14 +146,17 @@ int session_call(struct session *session, const struct layer_call *call, const c
     MOE_INIT(&io);
     io.num_tokens = call->num_tokens;
     io.top_k = call->top_k;
+    io.flags = call->pairs ? MOE_OUT_PAIRS : 0;
     size_t width = call->num_tokens * call->hidden_size, pairs = call->num_tokens * call->top_k;
+    size_t out = call->pairs ? pairs * call->expert_width : width;
     const struct transfer transfers[NUM_TRANSFERS] = {
         {&io.x, MOE_FORMAT_F32, width, call->x, NULL},
         {&io.router_x, MOE_FORMAT_F32, width, call->router_x, NULL},
         {&io.logits, MOE_FORMAT_F32, call->num_tokens * call->num_experts, call->logits, NULL},
+        {&io.token_ids, MOE_FORMAT_I64, call->num_tokens, call->token_ids, NULL},
         {&io.ids, MOE_FORMAT_I64, pairs, call->ids, NULL},
         {&io.weights, MOE_FORMAT_F32, pairs, call->weights, NULL},
-        {&io.out, MOE_FORMAT_F32, width, NULL, call->out},
+        {&io.out, MOE_FORMAT_F32, out, NULL, call->out},
         {&io.out_ids, MOE_FORMAT_I32, pairs, NULL, call->out_ids},
         {&io.out_weights, MOE_FORMAT_F32, pairs, NULL, call->out_weights},
     };

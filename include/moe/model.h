@@ -22,6 +22,8 @@ struct moe_model_params {
     size_t struct_size;
     uint32_t flags;
     const struct moe_env *env;
+    const char *description;   /* JSON text in place of the family's preset, as moe_model_describe writes it and
+                                  docs/describe.md explains it; NULL: none */
 };
 
 /* params NULL: defaults. ERR_IO, ERR_FORMAT (names file, tensor or key, and reason), ERR_UNSUPPORTED (a family or type
@@ -59,6 +61,11 @@ MOE_API enum moe_status moe_model_block(struct moe_model *model, size_t block, c
  * ERR_ARGUMENT for a block without experts. */
 MOE_API enum moe_status moe_model_layer(struct moe_model *model, size_t block, struct moe_backend *backend,
                                         uint32_t flags, struct moe_layer **out, struct moe_error *error);
+
+/* The model's axes and tensor names as JSON text: what the preset and the file's metadata come to, in the terms of
+ * docs/describe.md. Writes at most size bytes with the NUL to out, and the bytes that all of it needs to *needed. */
+MOE_API enum moe_status moe_model_describe(struct moe_model *model, char *out, size_t size, size_t *needed,
+                                           struct moe_error *error);
 
 /* A tensor as the file holds it. Names are the file's own. */
 #define MOE_MAX_DIMS 4

@@ -190,7 +190,7 @@ struct moe_matrix {
     void *const *bases;             /* or one base for each expert: data.base is not used, data.offset and data.size
                                        hold for each of them */
     bool transposed;                /* stored [cols, rows], data.stride from stored row to stored row; formats of one
-                                       value a block, or of one byte (e2m1, u4). Copied when experts or layer are created */
+                                       value a block, or of one byte (e2m1, u4). Copied at creation */
     size_t element_stride;          /* transposed only: bytes between neighbours of a stored row; 0: dense. Two values
                                        when the columns of gate and up alternate */
     struct moe_view bias;           /* [num_experts, rows] f32, f16 or bf16, stride from expert to expert; absent: none.

@@ -63,6 +63,9 @@ enum moe_status moe_archive_add_part(struct moe_archive *archive, const char *pa
                         (unsigned long long)opened.size);
     }
     opened.map = opened.size > 0 ? map : NULL;
+    /* A header lies in front of weights, of which some systems would fetch 8 MB with each page that is missed. */
+    if (opened.map != NULL)
+        moe_file_map_exactly(opened.map, (size_t)opened.size, true);
     *part = archive->num_parts;
     *data = opened.map;
     *size = opened.size;
@@ -85,6 +88,8 @@ static void settle_parts(struct moe_archive *archive)
         if ((archive->flags & MOE_MODEL_READ) != 0) {
             unmap_part(part);
         } else {
+            if (part->map != NULL)
+                moe_file_map_exactly(part->map, (size_t)part->size, false);
             moe_file_close(part->fd);
             part->fd = -1;
         }

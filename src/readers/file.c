@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -81,6 +82,19 @@ size_t moe_file_peek(const char *path, void *data, size_t size)
         count = 0;
     moe_file_close(fd);
     return count;
+}
+
+void moe_file_map_exactly(void *map, size_t size, bool exactly)
+{
+    (void)posix_madvise(map, size, exactly ? POSIX_MADV_RANDOM : POSIX_MADV_NORMAL);
+}
+
+void moe_file_fetch(const void *map, uint64_t from, uint64_t to)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t start = from - from % page;   /* mappings begin with a page */
+    if (to > start)
+        (void)posix_madvise((unsigned char *)map + start, (size_t)(to - start), POSIX_MADV_WILLNEED);
 }
 
 bool moe_file_is_directory(const char *path)

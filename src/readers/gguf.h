@@ -30,8 +30,9 @@ enum moe_gguf_type {
 /* A file's header, read front to back. Numbers are little endian, whatever the machine is. */
 struct moe_gguf_cursor {
     const char *path;
-    const unsigned char *data;
+    const unsigned char *data;              /* mapped */
     uint64_t size, pos;
+    uint64_t fetched;                       /* the system was asked to read so far */
 };
 /* The next size bytes; false at the end. */
 bool moe_gguf_take(struct moe_gguf_cursor *cursor, const unsigned char **bytes, uint64_t size);

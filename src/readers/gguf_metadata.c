@@ -6,8 +6,13 @@
 #include <string.h>
 
 #include "check.h"
+#include "readers/file.h"
 
-enum { KEY_LARGEST = 65535 };   /* bytes of a key, by the format's definition */
+enum {
+    KEY_LARGEST = 65535,       /* bytes of a key, by the format's definition */
+    FETCH_SMALLEST = 1 << 16,
+    FETCH_LARGEST = 1 << 23
+};
 
 /* type: of the value, or of the items if it is an array. */
 struct moe_gguf_value {
@@ -38,10 +43,22 @@ static const unsigned char type_bytes[MOE_GGUF_NUM_TYPES] = {
 
 /* ---- cursor --------------------------------------------------------------------------------------------- */
 
+/* Ahead of the cursor as much again as is behind it: a header of any length is read in few steps, and at most as many
+ * bytes of weights. */
+static void fetch(struct moe_gguf_cursor *cursor, uint64_t end)
+{
+    uint64_t ahead = end < FETCH_SMALLEST ? FETCH_SMALLEST : end > FETCH_LARGEST ? FETCH_LARGEST : end;
+    uint64_t fetched = ahead < cursor->size - end ? end + ahead : cursor->size;
+    moe_file_fetch(cursor->data, cursor->fetched, fetched);
+    cursor->fetched = fetched;
+}
+
 bool moe_gguf_take(struct moe_gguf_cursor *cursor, const unsigned char **bytes, uint64_t size)
 {
     if (size > cursor->size - cursor->pos)
         return false;
+    if (cursor->pos + size > cursor->fetched)
+        fetch(cursor, cursor->pos + size);
     *bytes = cursor->data + cursor->pos;
     cursor->pos += size;
     return true;
@@ -101,6 +118,7 @@ static enum moe_status read_strings(struct moe_gguf_metadata *metadata, struct m
     for (size_t i = 0; i < array->count; i++)
         if (!moe_gguf_take_string(&ahead, &bytes, &length))
             return fail_end(cursor, key, error);
+    cursor->fetched = ahead.fetched;
     /* Each string has given up 8 bytes for its length and takes one for its NUL: the text fits into extent. */
     size_t extent = (size_t)(ahead.pos - cursor->pos), index_size;
     if (!moe_add(&index_size, array->count, 1) || !moe_mul(&index_size, index_size, sizeof *array->starts))

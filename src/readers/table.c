@@ -119,7 +119,7 @@ static uint64_t load_word(const unsigned char *bytes, size_t count)
 }
 
 /* SipHash-2-4 (Aumasson and Bernstein, 2012). */
-static uint64_t sip_hash(const uint64_t key[2], const void *data, size_t length)
+uint64_t moe_table_hash(const uint64_t key[2], const void *data, size_t length)
 {
     const unsigned char *bytes = data;
     uint64_t v[4] = {key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du, key[0] ^ 0x6c7967656e657261u,
@@ -139,16 +139,21 @@ static uint64_t sip_hash(const uint64_t key[2], const void *data, size_t length)
 
 /* ---- table ---------------------------------------------------------------------------------------------- */
 
+void moe_table_random_key(uint64_t key[2])
+{
+    if (getentropy(key, 2 * sizeof *key) != 0) {
+        struct timespec now = {0, 0};   /* no entropy in a sandbox: an address and a clock must do */
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        key[0] = (uint64_t)(uintptr_t)key * 0x9e3779b97f4a7c15u;
+        key[1] = (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 32;
+    }
+}
+
 void moe_table_init(struct moe_table *table, const struct moe_env *env)
 {
     memset(table, 0, sizeof *table);
     table->strings.env = env;
-    if (getentropy(table->key, sizeof table->key) != 0) {
-        struct timespec now = {0, 0};   /* no entropy in a sandbox: an address and a clock must do */
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        table->key[0] = (uint64_t)(uintptr_t)table * 0x9e3779b97f4a7c15u;
-        table->key[1] = (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 32;
-    }
+    moe_table_random_key(table->key);
 }
 
 void moe_table_free(struct moe_table *table)
@@ -227,7 +232,7 @@ enum moe_status moe_table_add(struct moe_table *table, const char *name, size_t 
     table->names = names;
     if (2 * (table->count + 1) > table->num_slots)
         MOE_TRY(grow_slots(table));
-    uint32_t hash = (uint32_t)sip_hash(table->key, name, length);
+    uint32_t hash = (uint32_t)moe_table_hash(table->key, name, length);
     struct moe_table_slot *slot = find_slot(table, hash, name, length);
     if (slot->number != 0)
         return MOE_ERR_ARGUMENT;
@@ -243,7 +248,8 @@ bool moe_table_find(const struct moe_table *table, size_t *number, const char *n
 {
     if (table->count == 0)
         return false;
-    const struct moe_table_slot *slot = find_slot(table, (uint32_t)sip_hash(table->key, name, length), name, length);
+    uint32_t hash = (uint32_t)moe_table_hash(table->key, name, length);
+    const struct moe_table_slot *slot = find_slot(table, hash, name, length);
     if (slot->number == 0)
         return false;
     *number = slot->number - 1;
@@ -252,13 +258,13 @@ bool moe_table_find(const struct moe_table *table, size_t *number, const char *n
 
 /* ---- names ---------------------------------------------------------------------------------------------- */
 
-/* Bytes of the UTF-8 sequence at the start of bytes; 0: none that is valid and no control character. */
-static size_t character_length(const unsigned char *bytes, size_t length)
+size_t moe_table_utf8(const void *data, size_t length)
 {
     static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};   /* by length: longer forms are invalid */
-    unsigned char lead = bytes[0];
+    const unsigned char *bytes = data;
+    unsigned char lead = length > 0 ? bytes[0] : 0xff;
     if (lead < 0x80)
-        return lead >= 0x20 && lead != 0x7f ? 1 : 0;
+        return 1;
     size_t count = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
     if (lead < 0xc2 || lead > 0xf4 || count > length)
         return 0;
@@ -269,8 +275,13 @@ static size_t character_length(const unsigned char *bytes, size_t length)
         code = code << 6 | (bytes[i] & 0x3fu);
     }
     bool surrogate = code >= 0xd800 && code <= 0xdfff;
-    bool control = code < 0xa0;   /* 0x80..0x9f: terminals obey some of them */
-    return code >= smallest[count] && code <= 0x10ffff && !surrogate && !control ? count : 0;
+    return code >= smallest[count] && code <= 0x10ffff && !surrogate ? count : 0;
+}
+
+/* Up to 0x1f, and 0x7f to 0x9f, which is c2 80 to c2 9f: terminals obey some of them. */
+static bool is_control(const unsigned char *bytes, size_t count)
+{
+    return count == 1 ? bytes[0] < 0x20 || bytes[0] == 0x7f : bytes[0] == 0xc2 && bytes[1] < 0xa0;
 }
 
 bool moe_table_is_name(const void *data, size_t length)
@@ -278,8 +289,8 @@ bool moe_table_is_name(const void *data, size_t length)
     const unsigned char *bytes = data;
     size_t i = 0;
     while (i < length) {
-        size_t count = character_length(bytes + i, length - i);
-        if (count == 0)
+        size_t count = moe_table_utf8(bytes + i, length - i);
+        if (count == 0 || is_control(bytes + i, count))
             return false;
         i += count;
     }

@@ -20,8 +20,12 @@ void *moe_arena_alloc(struct moe_arena *arena, size_t size, size_t align);   /* 
 const char *moe_arena_string(struct moe_arena *arena, const void *data, size_t length);   /* a copy, NUL-terminated */
 void moe_arena_free(struct moe_arena *arena);
 
-/* Names, numbered 0, 1, ... as they are added. Hashed with a secret key (SipHash-2-4), so that a file cannot be made
- * whose names all collide. */
+/* Hashes under a secret key: SipHash-2-4, whose collisions nobody can make who does not know the key. */
+void moe_table_random_key(uint64_t key[2]);
+uint64_t moe_table_hash(const uint64_t key[2], const void *data, size_t length);
+
+/* Names, numbered 0, 1, ... as they are added. Hashed with a secret key, so that a file cannot be made whose names
+ * all collide. */
 struct moe_table {
     struct moe_arena strings;
     uint64_t key[2];
@@ -37,6 +41,9 @@ bool moe_table_find(const struct moe_table *table, size_t *number, const char *n
 
 /* *array of *capacity items of item bytes gets room for one more than count. ERR_MEMORY. */
 enum moe_status moe_table_grow(const struct moe_env *env, void **array, size_t *capacity, size_t count, size_t item);
+
+/* Bytes of the UTF-8 sequence at the start of data, 1 to 4; 0: there is none that is valid. */
+size_t moe_table_utf8(const void *data, size_t length);
 
 /* Names are shown on terminals and in sentences: not empty, valid UTF-8, no control characters, no NUL. */
 bool moe_table_is_name(const void *data, size_t length);

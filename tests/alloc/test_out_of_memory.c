@@ -70,7 +70,7 @@ struct made {
     uint32_t flags;
     struct moe_backend *backend;
     struct moe_context *ctx;
-    struct moe_experts *experts, *shared;
+    struct moe_experts *experts, *shared, *latent;
     struct moe_layer *layer;
     struct moe_model *model;
 };
@@ -107,6 +107,11 @@ static enum moe_status make_shared(struct made *made, struct moe_error *error)
     return moe_experts_create(made->backend, &made->source->shared_experts.params, &made->shared, error);
 }
 
+static enum moe_status make_latent(struct made *made, struct moe_error *error)
+{
+    return moe_experts_create(made->backend, &made->source->latent.params, &made->latent, error);
+}
+
 static enum moe_status make_layer(struct made *made, struct moe_error *error)
 {
     struct moe_layer_params params = made->source->params;
@@ -114,6 +119,7 @@ static enum moe_status make_layer(struct made *made, struct moe_error *error)
     shared.experts = made->shared;
     params.shared = params.shared != NULL ? &shared : NULL;
     params.experts = made->experts;
+    params.latent = made->latent;
     params.flags = made->flags;
     return moe_layer_create(made->backend, &params, &made->layer, error);
 }
@@ -144,6 +150,7 @@ static void unmake(struct made *made)
     moe_context_destroy(made->ctx);
     moe_layer_destroy(made->layer);
     moe_experts_destroy(made->shared);
+    moe_experts_destroy(made->latent);
     moe_experts_destroy(made->experts);
     moe_model_close(made->model);
     moe_backend_close(made->backend);
@@ -238,7 +245,7 @@ static void test_layers(void **state)
 {
     (void)state;
     const struct step steps[] = {STEP(make_backend, backend), STEP(make_experts, experts), STEP(make_shared, shared),
-                                 STEP(make_layer, layer)};
+                                 STEP(make_latent, latent), STEP(make_layer, layer)};
     for (enum test_layout layout = 0; layout < TEST_NUM_LAYOUTS; layout++) {
         struct test_layer source;
         struct test_rng rng = {layout + 1u};
@@ -247,13 +254,14 @@ static void test_layers(void **state)
                         .up = MOE_FORMAT_BF16, .down = MOE_FORMAT_BF16, .layout = layout, .bias = true,
                         .bias_format = MOE_FORMAT_F32},
             .top_k = 2, .router = true, .router_bias = true, .router_format = MOE_FORMAT_BF16, .selection_bias = true,
-            .shared_size = 32, .shared_gate = true,
+            .shared_size = 32, .shared_gate = true, .hidden_size = 48, .latent_bias = true, .latent_norm = true,
+            .out_norm = true, .out_bias = true,
         };
         test_layer_init(&source, &rng, &spec);
         struct made made = {.source = &source};
-        fail_all_steps(&made, steps, 4);
+        fail_all_steps(&made, steps, 5);
         made.flags = MOE_LAYER_FORCE_COMPOSED;
-        fail_each(&made, steps, 4);
+        fail_each(&made, steps, 5);
         test_layer_free(&source);
     }
 }
@@ -262,10 +270,10 @@ static void test_layers(void **state)
  * the files of the command line. */
 static const char *const own_models[] = {
     MOE_SOURCE_DIR "/models/bard",
-    MOE_SOURCE_DIR "/tests/data/zoo/deepseek_v3",
-    MOE_SOURCE_DIR "/tests/data/zoo/gpt_oss",
-    MOE_SOURCE_DIR "/tests/data/zoo/llama4_text",
-    MOE_SOURCE_DIR "/tests/data/zoo/qwen2_moe",
+    MOE_TEST_MODELS "/zoo/deepseek_v3",
+    MOE_TEST_MODELS "/zoo/gpt_oss",
+    MOE_TEST_MODELS "/zoo/llama4_text",
+    MOE_TEST_MODELS "/zoo/qwen2_moe",
 };
 static const char *const *models = own_models;
 static size_t num_models = sizeof own_models / sizeof *own_models;

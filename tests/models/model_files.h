@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Small model files made on the spot: checkpoints of tests/data/zoo with something changed, and GGUF files written from
+// Small model files made on the spot: checkpoints of the zoo with something changed, and GGUF files written from
 // nothing. All of them go into one temporary folder below the build folder.
 #ifndef MOE_TEST_MODEL_FILES_H
 #define MOE_TEST_MODEL_FILES_H
@@ -20,7 +20,7 @@
 
 #include "moe/moe.h"
 
-#define ZOO MOE_SOURCE_DIR "/tests/data/zoo/"
+#define ZOO MOE_TEST_MODELS "/zoo/"
 
 /* ---- the temporary folder ------------------------------------------------------------------------------------ */
 

@@ -345,7 +345,8 @@ static void test_entries(void **state)
     expect_header("{" TENSOR("a", "F32", "[1.0]", "[0,4]") "}", 4, format, "integers from 0");
     expect_header("{" TENSOR("a", "F32", "[\\\"1\\\"]", "[0,4]") "}", 4, format, "");
     expect_header("{" TENSOR("a", "F32", "[null]", "[0,4]") "}", 4, format, "integers from 0");
-    expect_header("{" TENSOR("a", "F32", "[1,1,1,1,1]", "[0,4]") "}", 4, MOE_ERR_UNSUPPORTED, "5 dimensions");
+    expect_header("{" TENSOR("a", "F32", "[1,1,1,1,2]", "[0,4]") "}", 4, format, "its shape in F32 needs 8");
+    expect_header("{" TENSOR("a", "F32", "[1,1,1,1,2]", "[0,8]") "}", 9, format, "tensors cover 8 of the 9 bytes");
     expect_header("{" TENSOR("a", "F32", "[4294967296,4294967296]", "[0,0]") "}", 0, format, "overflows");
     expect_header("{" TENSOR("a", "F32", "[4611686018427387904]", "[0,0]") "}", 0, format, "overflows");
     expect_header("{" TENSOR("a", "F32", "[0,4294967296,4294967296]", "[0,0]") "}", 0, format, "overflows");

@@ -219,7 +219,7 @@ static void test_no_memory(void **state)
         sample = sample_safetensors(&header_size);
         fail_everywhere(write_bytes("memory.safetensors", sample.data, sample.size), flags);
         drop(&sample);
-        fail_everywhere(MOE_SOURCE_DIR "/tests/data/zoo/qwen3_moe", flags);
+        fail_everywhere(MOE_TEST_MODELS "/zoo/qwen3_moe", flags);
         fail_everywhere(in_folder("model"), flags);
         fail_everywhere(write_large(), flags);
     }

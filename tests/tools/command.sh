@@ -3,7 +3,7 @@
 # verified layer. Usage: command.sh MOE FIXTURE SOURCE_DIR UNPACKED_MODELS SCRATCH_DIR
 set -u
 moe=$1 fixture=$2 source=$3 models=$4 scratch=$5
-zoo=$source/tests/data/zoo
+zoo=$models/zoo
 bard=$source/models/bard
 scribe=$models/scribe
 failures=0
@@ -53,11 +53,12 @@ help_pages()
         expect 0 help $command
         said 'Usage: moe'
     done
-    options info json tensors
-    options run layer input output router-input ids weights ids-out weights-out backend threads primitives exact
-    options check reference tolerance backend threads primitives exact json
-    options bench shape format down tokens threads backend error seconds cold-bytes json plot
-    options convert format down experts-only threads
+    options info json tensors describe
+    options run layer input output router-input token-ids ids weights ids-out weights-out describe backend threads \
+        primitives exact
+    options check reference tolerance describe backend threads primitives exact json
+    options bench shape format down tokens threads backend describe error seconds cold-bytes json plot
+    options convert format down rule experts-only threads
     expect 0 --version
     said '^moe [0-9]'
 }
@@ -165,8 +166,13 @@ info_pages()
     expect 0 info
     said 'level'
     said 'q4_k'
+    said '^  iq2_xxs .* can only be read$'
+    grep -q '^  q4_k .*read' out && fail 'q4_k can be made'
+    said '^model families, model_type'
+    said ' qwen3_moe,'
+    said ' gpt-oss,'
     expect 0 info --json
-    "$fixture" json out version backends formats || fail 'info --json'
+    "$fixture" json out version backends formats families gguf_architectures || fail 'info --json'
     expect 0 info "$bard"
     said 'softmax over all 16 experts, top 4, weights renormalised'
     said '^layers 0-3: 16 experts of 256 x 256'
@@ -306,7 +312,8 @@ runs()
 
 converted()
 {
-    for format in f32 f16 bf16 q8_0 q6_k q4_k q4_0 mxfp4; do
+    for format in f32 f16 bf16 q8_0 q6_k q5_k q4_k q3_k q2_k q5_1 q5_0 q4_1 q4_0 iq4_nl iq4_xs tq1_0 tq2_0 mxfp4 \
+        nvfp4; do
         expect 0 convert "$bard" bard-$format.gguf --format $format
         expect 0 check bard-$format.gguf --reference "$bard/reference.safetensors"
     done
@@ -319,14 +326,20 @@ converted()
     expect 0 check beside/mixed.gguf
     expect 0 info beside/mixed.gguf
     said 'gate q4_k, up q4_k, down q6_k'
+    families=0
     for model in "$zoo"/*; do
         name=$(basename "$model")
+        # which families llama.cpp has no names or keys for, convert.sh knows
+        "$moe" convert "$model" $name-f32.gguf --format f32 >out 2>err || continue
+        families=$((families + 1))
         for format in f32 q8_0; do
             expect 0 convert "$model" $name-$format.gguf --format $format
             expect 0 check $name-$format.gguf --reference "$model/reference.safetensors"
         done
         expect 0 check $name-f32.gguf --reference "$model/reference.safetensors" --tolerance 1e-5
+        rm -f $name-f32.gguf $name-q8_0.gguf
     done
+    [ $families -ge 39 ] || fail "only $families families were converted"
 }
 
 # variant FAMILY SED: the family's checkpoint with another config.json, in ./variant.

@@ -14,7 +14,7 @@ static int usage(void)
 {
     fputs(
         "fixture json FILE [KEY...]           FILE holds JSON values, one a line or one in all, each with these keys\n"
-        "fixture npy SAFETENSORS TENSOR OUT   a tensor as .npy\n"
+        "fixture npy SAFETENSORS TENSOR OUT   a tensor as .npy; of one dimension: as a column\n"
         "fixture zeros OUT ROWS COLS DESCR    an array of zeros\n"
         "fixture doctor IN OUT TENSOR         the file with one value of the tensor negated and doubled\n"
         "fixture floats OUT COLS [NAME ROWS]  a .safetensors file of f32 zeros\n"
@@ -86,10 +86,10 @@ static int extract(const char *path, const char *name, const char *out)
     int failed = 1;
     if (moe_model_open(path, NULL, &model, NULL) != MOE_OK)
         return 1;
-    if (moe_model_tensor_find(model, name, &tensor) == MOE_OK && tensor.num_dims == 2 && tensor.format &&
-        moe_model_tensor_data(model, name, &data, NULL) == MOE_OK)
+    if (moe_model_tensor_find(model, name, &tensor) == MOE_OK && tensor.num_dims >= 1 && tensor.num_dims <= 2 &&
+        tensor.format && moe_model_tensor_data(model, name, &data, NULL) == MOE_OK)
         failed = write_npy(out, tensor.format->format == MOE_FORMAT_I32 ? "<i4" : "<f4", tensor.shape[0],
-                           tensor.shape[1], data, (size_t)tensor.size);
+                           tensor.num_dims == 2 ? tensor.shape[1] : 1, data, (size_t)tensor.size);
     moe_model_close(model);
     return failed;
 }

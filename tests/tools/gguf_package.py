@@ -22,7 +22,9 @@ library.moe_format_row_bytes.argtypes = [ctypes.c_int, ctypes.c_size_t]
 library.moe_format_row_bytes.restype = ctypes.c_size_t
 
 FORMATS = {"f32": Type.F32, "f16": Type.F16, "bf16": Type.BF16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0,
-           "q4_k": Type.Q4_K, "q6_k": Type.Q6_K, "mxfp4": Type.MXFP4}
+           "q4_1": Type.Q4_1, "q5_0": Type.Q5_0, "q5_1": Type.Q5_1, "q2_k": Type.Q2_K, "q3_k": Type.Q3_K,
+           "q4_k": Type.Q4_K, "q5_k": Type.Q5_K, "q6_k": Type.Q6_K, "iq4_nl": Type.IQ4_NL, "iq4_xs": Type.IQ4_XS,
+           "tq1_0": Type.TQ1_0, "tq2_0": Type.TQ2_0, "mxfp4": Type.MXFP4, "nvfp4": Type.NVFP4}
 ARCHITECTURES = {"qwen3_moe": Arch.QWEN3MOE, "qwen2_moe": Arch.QWEN2MOE, "olmoe": Arch.OLMOE, "mixtral": Arch.LLAMA,
                  "glm4_moe": Arch.GLM4_MOE, "deepseek_v3": Arch.DEEPSEEK2, "gpt_oss": Arch.GPT_OSS,
                  "llama4_text": Arch.LLAMA4}
@@ -116,7 +118,7 @@ def check_model(folder, format):
         assert shape == values.shape, (name, shape, values.shape)
         small = values.ndim == 1 or "norm" in name or "ffn_gate_inp" in name
         outside = "exps" not in name and "shexp" not in name
-        target = Type.F32 if small else Type.Q8_0 if wanted == Type.MXFP4 and outside else wanted
+        target = Type.F32 if small else Type.Q8_0 if wanted in (Type.MXFP4, Type.NVFP4) and outside else wanted
         block = gguf.GGML_QUANT_SIZES[target][0]
         if values.shape[-1] % block:
             target = Type.Q8_0 if values.shape[-1] % 32 == 0 else Type.F16
@@ -172,8 +174,8 @@ def with_attention(family, shapes):
     """A copy of a checkpoint of the zoo with random attention tensors in layer 0."""
     folder = scratch / f"hf-{family}"
     folder.mkdir()
-    shutil.copy(source / "tests/data/zoo" / family / "config.json", folder)
-    tensors = load_safetensors(source / "tests/data/zoo" / family)
+    shutil.copy(models / "zoo" / family / "config.json", folder)
+    tensors = load_safetensors(models / "zoo" / family)
     random = np.random.default_rng(1)
     extra = {}
     for name, shape in shapes.items():
@@ -219,7 +221,7 @@ def check_fused_stacks():
     """Hugging Face's transposed, fused and interleaved stacks come out as [experts, rows, cols]."""
     for family, gate, up in (("gpt_oss", np.s_[..., ::2], np.s_[..., 1::2]),
                              ("llama4_text", np.s_[..., :48], np.s_[..., 48:])):
-        folder = source / "tests/data/zoo" / family
+        folder = models / "zoo" / family
         values = load_safetensors(folder)
         found = tensors_of(convert(folder, f"{family}-fused.gguf", "--format", "f32"))
         block = "model.layers.1.mlp.experts" if family == "gpt_oss" else "model.layers.1.feed_forward.experts"
@@ -255,6 +257,149 @@ def check_gguf_input():
         assert np.array_equal(np.ascontiguousarray(new[2]).view(np.uint8).reshape(-1), quantise(target, data)), name
 
 
+def check_families():
+    """Every tensor of the zoo that the package has a name for stands under it, with the same values."""
+    architectures = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    compared = {}
+    for folder in sorted((models / "zoo").iterdir()):
+        path = scratch / f"{folder.name}-named.gguf"
+        if subprocess.run([moe, "convert", str(folder), str(path), "--format", "f32"], capture_output=True).returncode:
+            continue
+        reader = gguf.GGUFReader(path)
+        architecture = value(reader, "general.architecture")
+        if architecture not in architectures:   # newer than the package
+            continue
+        found = tensors_of(reader)
+        names = gguf.get_tensor_name_map(architectures[architecture], value(reader, f"{architecture}.block_count"))
+        stacks, expected = {}, {}
+        for name, values in load_safetensors(folder).items():
+            after = name.split(".experts.")[-1]
+            if ".experts." in name and after[0].isdigit():
+                index, rest = after.split(".", 1)
+                stacks.setdefault(name.split(".experts.")[0] + ".experts." + rest, {})[int(index)] = values
+            else:
+                expected[name] = values
+        expected.update({name: np.stack([s[i] for i in range(len(s))]) for name, s in stacks.items()})
+        compared[folder.name] = 0
+        for name, values in expected.items():
+            name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+            ours = names.get_name(name, (".weight", ".bias"))
+            if ours is None or ours not in found or found[ours][2].size != values.size:
+                continue   # fused, cut or reordered on the way: proven by what the layers compute
+            same = np.array_equal(np.asarray(found[ours][2]).reshape(-1), values.reshape(-1))
+            assert same, f"{folder.name}: {name} is not {ours}"
+            compared[folder.name] += 1
+    print("tensors under the package's names:", compared)
+    assert len(compared) > 25 and sum(count >= 8 for count in compared.values()) > 18
+
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def e4m3(bits):
+    exponent, mantissa = (bits >> 3 & 15).astype(np.int32), (bits & 7).astype(np.float32)
+    small = np.ldexp(mantissa / 8, -6)
+    return np.where(exponent > 0, np.ldexp(1 + mantissa / 8, exponent - 7), small).astype(np.float32)
+
+
+def save_raw(path, tensors):
+    header, blobs, at = {}, [], 0
+    for name, (dtype, values) in tensors.items():
+        blob = values.tobytes()
+        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [at, at + len(blob)]}
+        blobs.append(blob)
+        at += len(blob)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
+def fp4_model(name, method, group, hidden=128, ff=64, experts=8):
+    """A qwen3_moe checkpoint with FP4 experts, and their values by the formats' definitions."""
+    folder = scratch / f"hf-{name}"
+    folder.mkdir()
+    config = json.loads((models / "zoo/qwen3_moe/config.json").read_text())
+    config.update(num_hidden_layers=1, hidden_size=hidden, moe_intermediate_size=ff, quantization_config=method)
+    (folder / "config.json").write_text(json.dumps(config))
+    random = np.random.default_rng(3)
+    tensors, expected = {"model.layers.0.mlp.gate.weight": ("F32", random.random((experts, hidden), np.float32))}, {}
+    for part, rows, cols in (("gate", ff, hidden), ("up", ff, hidden), ("down", hidden, ff)):
+        values, factors = [], []
+        for e in range(experts):
+            packed = random.integers(0, 256, (rows, cols // 2), np.uint8)
+            scale = random.integers(100, 140, (rows, cols // group)).astype(np.uint8) if group == 32 else \
+                random.integers(0, 127, (rows, cols // group)).astype(np.uint8)
+            factor = np.float32(random.random() + 0.5)
+            stem = f"model.layers.0.mlp.experts.{e}.{part}_proj."
+            if name == "modelopt":
+                tensors.update({stem + "weight": ("U8", packed), stem + "weight_scale": ("F8_E4M3", scale),
+                                stem + "weight_scale_2": ("F32", factor)})
+            else:
+                tensors.update({stem + "weight_packed": ("U8", packed),
+                                stem + "weight_scale": ("U8" if group == 32 else "F8_E4M3", scale)})
+            if name == "compressed":
+                tensors[stem + "weight_global_scale"] = ("F32", np.array([factor], np.float32))
+            nibbles = np.stack([packed & 15, packed >> 4], -1).reshape(rows, cols)
+            scales = np.ldexp(np.float32(1), scale.astype(np.int32) - 127) if group == 32 else e4m3(scale)
+            values.append(E2M1[nibbles] * np.repeat(scales, group, 1))
+            factors.append(factor if name == "modelopt" else np.float32(1) / factor)
+        expected[part] = np.stack(values), np.array(factors, np.float32)
+    save_raw(folder / "model.safetensors", tensors)
+    return folder, expected
+
+
+def check_fp4():
+    """FP4 of safetensors becomes GGUF's bit by bit: the package's dequantiser finds the very values."""
+    compressed = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
+    for name, method, group, format in (
+            ("modelopt", {"quant_method": "modelopt", "quant_algo": "NVFP4"}, 16, "nvfp4"),
+            ("compressed", compressed, 16, "nvfp4"),
+            ("mxfp4", {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, 32, "mxfp4")):
+        folder, expected = fp4_model(name, method, group)
+        for wanted in (format, "keep"):
+            found = tensors_of(convert(folder, f"{name}-{wanted}.gguf", "--format", wanted))
+            for part, (values, factors) in expected.items():
+                type, shape, data = found[f"blk.0.ffn_{part}_exps.weight"]
+                assert type == (Type.NVFP4 if group == 16 else Type.MXFP4) and shape == values.shape
+                assert np.array_equal(dequantize(np.ascontiguousarray(data), type).reshape(shape), values), (name, part)
+                scale = found.get(f"blk.0.ffn_{part}_exps.scale")
+                assert (scale is None) == (group == 32)
+                assert scale is None or np.array_equal(scale[2], factors), (name, part)
+        found = tensors_of(convert(folder, f"{name}-f32.gguf", "--format", "f32"))
+        for part, (values, factors) in expected.items():
+            assert f"blk.0.ffn_{part}_exps.scale" not in found
+            ours = found[f"blk.0.ffn_{part}_exps.weight"][2]
+            whole = values * factors[:, None, None] if group == 16 else values
+            assert np.abs(ours - whole).max() <= np.abs(whole).max() * 2.0**-22, (name, part)
+        print(name, "FP4 ok")
+
+
+def check_fp8_outside():
+    """FP8 with scales in blocks, of rows and of all, outside the MoE layer of a checkpoint that has it plain."""
+    folder = scratch / "hf-fp8"
+    folder.mkdir()
+    config = json.loads((models / "zoo/qwen3_moe/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (folder / "config.json").write_text(json.dumps(config))
+    plain = load_safetensors(models / "zoo/qwen3_moe")
+    tensors = {name: ("F32", values) for name, values in plain.items()}
+    random, expected = np.random.default_rng(5), {}
+    for name, shape, suffix, scales in (("q", (200, 160), "_scale_inv", (2, 2)), ("k", (64, 160), "_scale", (64, 1)),
+                                        ("v", (64, 160), "_scale", (1,))):
+        bits, scale = random.integers(0, 127, shape).astype(np.uint8), random.random(scales, np.float32)
+        stem = f"model.layers.0.self_attn.{name}_proj.weight"
+        tensors.update({stem: ("F8_E4M3", bits), stem + suffix: ("F32", scale)})
+        whole = scale.repeat(128, 0).repeat(128, 1)[:shape[0], :shape[1]] if name == "q" else scale
+        expected[f"blk.0.attn_{name}.weight"] = e4m3(bits) * whole
+    save_raw(folder / "model.safetensors", tensors)
+    found = tensors_of(convert(folder, "fp8.gguf", "--format", "f32"))
+    for name, values in expected.items():
+        assert np.array_equal(found[name][2], values), name
+    found = tensors_of(convert(folder, "fp8-keep.gguf", "--format", "keep"))
+    assert all(found[name][0] == Type.BF16 for name in expected)
+    assert found["blk.0.ffn_up_exps.weight"][0] == Type.F32
+
+
 def main():
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -268,11 +413,14 @@ def main():
     check_routing_keys(reader, scribe_reader)
     for family in ("qwen3_moe", "qwen2_moe", "olmoe", "mixtral", "glm4_moe", "deepseek_v3"):
         if family != "qwen2_moe":   # its shared gate loses a dimension of size 1
-            check_model(source / "tests/data/zoo" / family, "q8_0")
+            check_model(models / "zoo" / family, "q8_0")
     check_rope_order()
     check_latent_attention()
     check_fused_stacks()
     check_gguf_input()
+    check_families()
+    check_fp4()
+    check_fp8_outside()
     shutil.rmtree(scratch)
     print("all passed")
 

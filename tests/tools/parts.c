@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The command's parts by themselves: .npy files, options, the GGUF header, names, progress, plots, and the oracle's
-// routing on cases worked out by hand.
+// The command's parts by themselves: .npy files, options, the GGUF header, names, FP4, progress.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,13 +11,13 @@
 
 #include <cmocka.h>
 
+#include "convert.h"
 #include "gguf_write.h"
 #include "names.h"
 #include "npy.h"
 #include "options.h"
-#include "oracle.h"
 #include "outfile.h"
-#include "plot_svg.c"
+#include "presets.h"
 #include "progress.h"
 #include "tool.h"
 
@@ -28,11 +27,6 @@ static void save(const char *path, const void *data, size_t size)
     assert_non_null(file);
     assert_int_equal(fwrite(data, 1, size, file), size);
     assert_int_equal(fclose(file), 0);
-}
-
-static bool exists(const char *path)
-{
-    return access(path, F_OK) == 0;
 }
 
 /* ---- .npy ---- */
@@ -136,16 +130,19 @@ struct values {
     const char *text;
     size_t size;
     double number;
+    const char *items[2];
+    struct option_strings list;
 };
 
 static enum option_result parse(struct values *values, const char **operands, int argc, const char *const *argv)
 {
-    *values = (struct values){false, NULL, 0, 0};
+    *values = (struct values){.list = {values->items, 0, 2}};
     const struct option_row rows[] = {
         {"flag", OPTION_FLAG, &values->flag, NULL, "a flag"},
         {"text", OPTION_STRING, &values->text, "T", "a text"},
         {"size", OPTION_SIZE, &values->size, "N", "a size"},
         {"number", OPTION_NUMBER, &values->number, "X", "a number"},
+        {"list", OPTION_STRINGS, &values->list, "T", "texts"},
         {NULL, OPTION_FLAG, NULL, NULL, NULL},
     };
     const struct option_page page = {"moe test", "A [B]", 1, 2, "About.", rows, "  example"};
@@ -164,6 +161,13 @@ static void options_are_parsed(void **state)
     assert_string_equal(v.text, "x=y");
     assert_string_equal(operands[0], "a");
     assert_string_equal(operands[1], "--flag");
+    const char *twice[] = {"test", "a", "--list", "x=y", "--list=z"};
+    assert_int_equal(parse(&v, operands, 5, twice), OPTIONS_OK);
+    assert_int_equal(v.list.count, 2);
+    assert_string_equal(v.items[0], "x=y");
+    assert_string_equal(v.items[1], "z");
+    const char *thrice[] = {"test", "a", "--list=x", "--list=y", "--list=z"};
+    assert_int_equal(parse(&v, operands, 5, thrice), OPTIONS_ERROR);
     const char *one[] = {"test", "-"};
     assert_int_equal(parse(&v, operands, 2, one), OPTIONS_OK);
     assert_string_equal(operands[0], "-");
@@ -287,6 +291,128 @@ static void names_of_tensors(void **state)
     assert_false(names_is_small("token_embd.weight") || names_is_small("blk.0.ffn_gate.weight"));
 }
 
+/* Every family that convert writes has a row that reads it back, and its names are found. */
+static void names_have_rows(void **state)
+{
+    (void)state;
+    size_t count = 0;
+    for (const struct names_family *family; (family = names_at(count)) != NULL; count++) {
+        const struct moe_preset_gguf *row = moe_preset_find_gguf(family->architecture);
+        assert_non_null(row);
+        assert_non_null(moe_preset_of_gguf(row));
+        assert_null(moe_preset_of_gguf(row)->refused);
+        assert_non_null(moe_preset_find(family->family));
+        assert_ptr_equal(names_find(family->family), family);
+    }
+    assert_true(count >= 40);
+    char name[96];
+    const struct names_family *hybrid = names_find("granitemoehybrid");
+    assert_int_equal(names_map(hybrid, "model.layers.1.shared_mlp.input_linear.weight", 2, name), NAMES_HALVES);
+    assert_string_equal(name, "blk.1.");
+    assert_int_equal(names_map(names_find("gemma4_text"), "model.layers.0.pre_feedforward_layernorm_2.weight", 2, name),
+                     NAMES_TENSOR);
+    assert_string_equal(name, "blk.0.pre_ffw_norm_2.weight");
+    assert_int_equal(names_map(names_find("nemotron_h"), "backbone.layers.1.mixer.fc1_latent_proj.weight", 2, name),
+                     NAMES_EXPERTS);
+    assert_int_equal(names_map(names_find("dbrx"), "transformer.blocks.1.ffn.experts.mlp.w1", 2, name), NAMES_EXPERTS);
+    assert_int_equal(names_map(names_find("mistral4"), "layers.0.mlp.gate.weight", 2, name), NAMES_EXPERTS);
+    assert_int_equal(names_map(names_find("jamba"), "model.final_layernorm.weight", 2, name), NAMES_TENSOR);
+    assert_string_equal(name, "output_norm.weight");
+}
+
+static void names_patterns(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pattern, *name;
+        bool match;
+    } cases[] = {
+        {"blk.0.*", "blk.0.ffn_up_exps.weight", true},
+        {"blk.0.*", "blk.10.ffn_up_exps.weight", false},
+        {"blk.?.ffn_up*", "blk.7.ffn_up_exps.weight", true},
+        {"blk.?.ffn_up*", "blk.17.ffn_up_exps.weight", false},
+        {"*_down_*", "blk.0.ffn_down_exps.weight", true},
+        {"*down*exps*", "blk.0.ffn_down_shexp.weight", false},
+        {"*exps.weight", "blk.0.ffn_down_exps.weight", true},
+        {"*exps.weight", "blk.0.ffn_down_exps.weight_scale", false},
+        {"*", "a", true},
+        {"*", "", true},
+        {"", "", true},
+        {"", "a", false},
+        {"a", "", false},
+        {"?", "", false},
+        {"a*b*c", "a-b-b-c", true},
+        {"a*b*c", "a-c-b", false},
+        {"**a", "bca", true},
+        {"a.c", "abc", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(names_match(cases[i].pattern, strlen(cases[i].pattern), cases[i].name), cases[i].match);
+    assert_true(names_match("ab=q4_0", 2, "ab"));
+}
+
+/* ---- FP4 ---- */
+
+static const double e2m1[16] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6};
+
+/* E4M3 without its NaN. */
+static double e4m3(unsigned char bits)
+{
+    int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    double value = exponent ? ldexp(1 + mantissa / 8.0, exponent - 7) : ldexp(mantissa / 8.0, -6);
+    return bits & 128 ? -value : value;
+}
+
+/* 2 experts of 3 rows, in every second row of a stack; scales are taken from the second row of theirs on. */
+static void fp4_blocks(enum moe_format format, size_t run)
+{
+    enum { EXPERTS = 2, ROWS = 3, COLS = 128 };
+    unsigned char values[EXPERTS * ROWS * 2 * COLS / 2], scales[EXPERTS * (ROWS + 1) * COLS / 16], blocks[ROWS * COLS];
+    float found[ROWS * COLS];
+    uint64_t seed = 7;
+    for (size_t i = 0; i < sizeof values; i++)
+        values[i] = (unsigned char)tool_random(&seed);
+    for (size_t i = 0; i < sizeof scales; i++)    /* below 2^7: no overflow; E4M3 is unsigned in GGUF */
+        scales[i] = (unsigned char)(tool_random(&seed) % (run == 32 ? 134 : 126));
+    size_t scale_cols = COLS / run;
+    struct moe_matrix matrix, scale;
+    struct moe_scales s;
+    MOE_INIT(&matrix);
+    MOE_INIT(&scale);
+    MOE_INIT(&s);
+    matrix.data = (struct moe_view){.base = values, .size = sizeof values, .format = MOE_FORMAT_E2M1, .stride = COLS};
+    matrix.expert_stride = ROWS * COLS;
+    matrix.scales = &s;
+    scale.data = (struct moe_view){.base = scales, .size = sizeof scales, .stride = scale_cols,
+                                   .format = run == 32 ? MOE_FORMAT_E8M0 : MOE_FORMAT_E4M3};
+    scale.expert_stride = (ROWS + 1) * scale_cols;
+    s.block_rows = 1;
+    s.block_cols = run;
+    s.first_row = 1;
+    s.scale = &scale;
+    assert_int_equal(fp4_format(&matrix, COLS), format);
+    assert_int_equal(fp4_format(&matrix, COLS - run), run == 32 ? (int)format : (int)MOE_FORMAT_PRIVATE);
+    for (size_t e = 0; e < EXPERTS; e++) {
+        fp4_rows(&matrix, format, ROWS, COLS, e, 1, 2, blocks);    /* rows 1 and 2 */
+        assert_int_equal(moe_format_dequantise(format, found, blocks, 2, COLS), MOE_OK);
+        for (size_t r = 0; r < 2; r++) {
+            for (size_t c = 0; c < COLS; c++) {
+                unsigned char byte = values[(e * ROWS + r + 1) * COLS + c / 2];
+                unsigned char bits = scales[(e * (ROWS + 1) + r + 2) * scale_cols + c / run];
+                double wanted = e2m1[byte >> c % 2 * 4 & 15] * (run == 32 ? ldexp(1, bits - 127) : e4m3(bits));
+                assert_true((double)found[r * COLS + c] == wanted);
+            }
+        }
+    }
+}
+
+static void fp4_moves(void **state)
+{
+    (void)state;
+    fp4_blocks(MOE_FORMAT_MXFP4, 32);
+    fp4_blocks(MOE_FORMAT_NVFP4, 16);
+}
+
 /* ---- progress ---- */
 
 static void progress_lines(void **state)
@@ -304,196 +430,12 @@ static void progress_lines(void **state)
     progress_add(&progress, 1000);
     progress_line(line, sizeof line, &progress, 140);
     assert_string_equal(line, "convert [##############################] 100 %  0:00 left");
+    progress.bytes = true;
+    progress.total = 4000000;
+    progress.done = 1000000;
+    progress_line(line, sizeof line, &progress, 102);
+    assert_string_equal(line, "convert [#######.......................]  25 %  500 KB/s  0:06 left");
     progress_end(&progress);
-}
-
-/* ---- plots ---- */
-
-#define PLOT_BYTES 65536
-
-/* Writes plot.svg and reads it back into text. */
-static void save_plot(struct plot_cell *cells, size_t count, const char *title, char text[PLOT_BYTES])
-{
-    struct plot plot = {title, "backend cpu", cells, count};
-    struct outfile out;
-    assert_true(outfile_open(&out, "plot.svg") && plot_svg_write(&out, &plot) && outfile_commit(&out));
-    FILE *file = fopen("plot.svg", "rb");
-    assert_non_null(file);
-    size_t size = fread(text, 1, PLOT_BYTES - 1, file);
-    fclose(file);
-    assert_true(size > 0 && size < PLOT_BYTES - 1);
-    text[size] = '\0';
-}
-
-static double attribute(const char *element, const char *name)
-{
-    const char *found = strstr(element, name);
-    assert_non_null(found);
-    return strtod(found + strlen(name), NULL);
-}
-
-/* Where the dots and the labels are; a label is a box of the height of digits. Returns their number. */
-static size_t plot_boxes(const char *text, struct box *boxes, size_t *dots, size_t *labels)
-{
-    size_t count = 0;
-    *dots = *labels = 0;
-    for (const char *c = text; (c = strstr(c, "<circle class=\"dot\"")) != NULL; c++, ++*dots)
-        boxes[count++] = box_at(attribute(c, "cx=\""), attribute(c, "cy=\""), 7, 7);
-    for (const char *c = text; (c = strstr(c, "<text class=\"")) != NULL; c++) {
-        const char *start = strchr(c, '>') + 1;
-        double width = 5.7 * (double)(strchr(start, '<') - start);
-        boxes[count++] = box_at(attribute(c, " x=\""), attribute(c, " y=\"") - 4, width, 8);
-        *labels += strncmp(c, "<text class=\"tokens\"", 20) == 0;
-    }
-    return count;
-}
-
-static size_t count_overlaps(const struct box *boxes, size_t count, size_t dots)
-{
-    size_t overlaps = 0;
-    for (size_t i = dots; i < count; i++)
-        for (size_t j = 0; j < i; j++)
-            overlaps += boxes[i].x0 < boxes[j].x1 && boxes[j].x0 < boxes[i].x1 && boxes[i].y0 < boxes[j].y1 &&
-                        boxes[j].y0 < boxes[i].y1;
-    return overlaps;
-}
-
-/* Three formats, four numbers of tokens, at rates that share of the machine's limits, and 5 % of noise. */
-static void make_cells(struct plot_cell cells[12], double share, uint64_t seed)
-{
-    static const char *const names[3] = {"bf16", "q8_0", "q4_k"};
-    static const double bytes[3] = {2, 1.0625, 0.5625};
-    for (size_t i = 0; i < 12; i++) {
-        size_t tokens = (size_t)1 << i % 4 * 3;
-        double intensity = 16 * (double)tokens / (128 * (1 - pow(0.9375, (double)tokens))) / bytes[i / 4];
-        double rate = share / (1 / (25 * intensity) + 1 / 400.0) * (1 + 0.05 * tool_normal(&seed));
-        cells[i] = (struct plot_cell){i / 4, names[i / 4], "q6_k", tokens, intensity, rate, 25 + (double)i};
-    }
-}
-
-static void plot_labels_apart(void **state)
-{
-    (void)state;
-    static char text[PLOT_BYTES];
-    struct plot_cell cells[12];
-    struct box boxes[32];
-    size_t dots, labels;
-    for (uint64_t seed = 0; seed < 60; seed++) {
-        make_cells(cells, seed % 3 ? 0.9 : 0.02, seed);
-        save_plot(cells, 12, "a plot", text);
-        size_t count = plot_boxes(text, boxes, &dots, &labels);
-        assert_true(dots == 12 && labels == 12 && count == 26);    /* and one label at each limit */
-        assert_int_equal(count_overlaps(boxes, count, dots), 0);
-        for (size_t i = 0; i < count; i++)
-            assert_true(boxes[i].x0 > LEFT && boxes[i].x1 < RIGHT && boxes[i].y0 > TOP && boxes[i].y1 < BOTTOM);
-    }
-    assert_non_null(strstr(text, "read: 30.5 GB/s (median)"));
-    for (size_t i = 0; i < 12; i++)
-        cells[i] = cells[0];
-    save_plot(cells, 12, "twelve times the same", text);
-    size_t count = plot_boxes(text, boxes, &dots, &labels);
-    assert_true(dots == 12 && labels >= 1);
-    assert_int_equal(count_overlaps(boxes, count, dots), 0);
-}
-
-/* A cell at the read limit is on the line of it, the best one on the dashed line; distances are logarithms. */
-static void plot_positions(void **state)
-{
-    (void)state;
-    static char text[PLOT_BYTES];
-    struct plot_cell cells[3] = {{0, "f32", "f32", 64, 40, 100, 20},
-                                 {0, "f32", "f32", 1, 0.4, 8, 20},
-                                 {0, "f32", "f32", 8, 4, 30, 20}};
-    struct box boxes[16];
-    size_t dots, labels;
-    save_plot(cells, 3, "a < b & c", text);
-    assert_int_equal(plot_boxes(text, boxes, &dots, &labels), 8);
-    assert_non_null(strstr(text, "<title>a &lt; b &amp; c</title>"));
-    const char *limit = strstr(text, "stroke-width=\"1.6\""), *dashed = strstr(text, "stroke-width=\"1.2\"");
-    assert_true(limit && dashed);
-    while (*limit != '<')
-        limit--;
-    while (*dashed != '<')
-        dashed--;
-    double x0 = attribute(limit, "x1=\""), y0 = attribute(limit, "y1=\"");
-    double slope = (attribute(limit, "y2=\"") - y0) / (attribute(limit, "x2=\"") - x0);
-    double x = boxes[0].x0 + 3.5, y = boxes[0].y0 + 3.5;
-    assert_true(fabs(y0 + slope * (x - x0) - y) < 0.2);    /* pixels; coordinates have one decimal */
-    assert_true(boxes[1].y0 + 3.5 > y0 + slope * (boxes[1].x0 + 3.5 - x0) + 10);    /* 30 of 80: below the line */
-    assert_true(fabs(attribute(dashed, "y1=\"") - (boxes[2].y0 + 3.5)) < 0.11);
-    assert_true(fabs((boxes[2].x0 - boxes[1].x0) - (boxes[1].x0 - boxes[0].x0)) < 0.3);
-}
-
-static void plot_odd_cells(void **state)
-{
-    (void)state;
-    static char text[PLOT_BYTES];
-    struct plot_cell cells[4] = {{0, "f32", "f32", 1, 0.5, INFINITY, 20},
-                                 {1, "f16", "f16", 1, 1e-7, 1e-7, 0},
-                                 {2, "f16", "f16", 1, NAN, 3, 0},
-                                 {3, "q8_0", "q8_0", 1048576, 1e7, 1e9, 0}};
-    struct box boxes[16];
-    size_t dots, labels;
-    save_plot(cells, 4, "", text);
-    plot_boxes(text, boxes, &dots, &labels);
-    assert_true(dots == 2 && labels >= 1);
-    assert_null(strstr(text, "read: "));    /* it could not be measured */
-    assert_null(strstr(text, "nan"));
-    assert_null(strstr(text, "inf"));
-    struct plot nothing = {"", "", cells, 0};
-    struct outfile out;
-    assert_true(outfile_open(&out, "nothing.svg"));
-    assert_false(plot_svg_write(&out, &nothing));
-    outfile_discard(&out);
-    assert_false(exists("nothing.svg"));
-    if (!exists("/dev/full"))
-        return;
-    struct plot plot = {"", "", cells, 1};
-    assert_true(outfile_open(&out, "/dev/full"));
-    assert_false(plot_svg_write(&out, &plot) && outfile_commit(&out));
-    outfile_discard(&out);
-}
-
-/* ---- the oracle ---- */
-
-static void oracle_routes(void **state)
-{
-    (void)state;
-    const float logits[4] = {0, 2, 1, 2};
-    int64_t ids[2];
-    double weights[2], scratch[8];
-    struct moe_routing routing;
-    MOE_INIT(&routing);
-    oracle_route(&routing, NULL, 4, 2, logits, ids, weights, scratch);
-    double sum = 1 + 2 * exp(2) + exp(1);
-    assert_true(ids[0] == 1 && ids[1] == 3);    /* a tie: the lower id first */
-    assert_true(fabs(weights[0] - exp(2) / sum) < 1e-15);
-    routing.renorm = MOE_RENORM_ADD_EPS;
-    routing.scale = 3;
-    oracle_route(&routing, NULL, 4, 2, logits, ids, weights, scratch);
-    assert_true(fabs(weights[0] - 1.5) < 1e-15);
-    const float bias[4] = {5, 0, 0, 0};
-    routing.weight = MOE_SCORE_SIGMOID;
-    routing.renorm = MOE_RENORM_NONE;
-    oracle_route(&routing, bias, 4, 2, logits, ids, weights, scratch);
-    assert_true(ids[0] == 0 && ids[1] == 1 && fabs(weights[0] - 1.5) < 1e-15);    /* without the bias */
-    routing.num_groups = 2;
-    routing.top_groups = 1;
-    oracle_route(&routing, NULL, 4, 2, logits, ids, weights, scratch);
-    assert_true(ids[0] == 3 && ids[1] == 2);
-    routing.weight = MOE_SCORE_SOFTMAX_TOPK;
-    routing.num_groups = 0;
-    routing.scale = 0;
-    oracle_route(&routing, NULL, 4, 2, logits, ids, weights, scratch);
-    assert_true(ids[0] == 1 && ids[1] == 3 && weights[0] == 0.5 && weights[1] == 0.5);
-    const float hopeless[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-    routing.weight = MOE_SCORE_SIGMOID;
-    routing.renorm = MOE_RENORM_ADD_EPS;
-    oracle_route(&routing, NULL, 4, 2, hopeless, ids, weights, scratch);
-    assert_true(weights[0] == 0 && weights[1] == 0);    /* 0 / 0 is not computed */
-    const float poisoned[2] = {1, NAN};
-    const double exact[2] = {1, 2};
-    assert_true(isinf(oracle_error(poisoned, exact, 2)));
 }
 
 int main(int argc, char **argv)
@@ -507,11 +449,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(lists_and_near_words),
         cmocka_unit_test(gguf_header_bytes),
         cmocka_unit_test(names_of_tensors),
+        cmocka_unit_test(names_have_rows),
+        cmocka_unit_test(names_patterns),
+        cmocka_unit_test(fp4_moves),
         cmocka_unit_test(progress_lines),
-        cmocka_unit_test(plot_labels_apart),
-        cmocka_unit_test(plot_positions),
-        cmocka_unit_test(plot_odd_cells),
-        cmocka_unit_test(oracle_routes),
     };
     char command[2048];
     if (argc != 2 ||
