@@ -4,39 +4,7 @@
 set -u
 moe=$1 fixture=$2 models=$4 scratch=$5
 zoo=$models/zoo
-failures=0
-rm -rf "$scratch"
-mkdir -p "$scratch" || exit 1
-cd "$scratch" || exit 1
-
-fail()
-{
-    echo "FAIL: $*"
-    sed 's/^/    /' out err 2>/dev/null | head -20
-    failures=$((failures + 1))
-}
-
-# expect CODE ARGUMENTS...: run moe; its stdout is in ./out, its stderr in ./err. An error is one line, "moe: ...".
-expect()
-{
-    wanted=$1
-    shift
-    "$moe" "$@" >out 2>err </dev/null
-    code=$?
-    [ $code -eq "$wanted" ] || fail "exit $code, not $wanted: moe $*"
-    case $wanted in
-    2|3)
-        [ "$(wc -l <err)" -eq 1 ] && grep -q '^moe: ..*' err || fail "no single error sentence: moe $*"
-        [ -s out ] && fail "output besides the error: moe $*" ;;
-    esac
-    return 0
-}
-
-# said TEXT: the last command's stdout or stderr has it.
-said()
-{
-    grep -q -e "$1" out err || fail "not said: $1"
-}
+. "$(dirname "$0")/expect.sh"
 
 # near FILE FILE LIMIT: the two arrays differ by less.
 near()

@@ -5,32 +5,7 @@ set -u
 moe=$1 same=$2 source=$3 models=$4 scratch=$5 sanitizer=${6-}
 zoo=$models/zoo
 bard=$source/models/bard
-failures=0
-rm -rf "$scratch"
-mkdir -p "$scratch" || exit 1
-cd "$scratch" || exit 1
-
-fail()
-{
-    echo "FAIL: $*"
-    sed 's/^/    /' out err 2>/dev/null | head -20
-    failures=$((failures + 1))
-}
-
-# expect CODE ARGUMENTS...: run moe; its stdout is in ./out, its stderr in ./err.
-expect()
-{
-    wanted=$1
-    shift
-    "$moe" "$@" >out 2>err </dev/null
-    code=$?
-    [ $code -eq "$wanted" ] || fail "exit $code, not $wanted: moe $*"
-}
-
-said()
-{
-    grep -q -e "$1" out err || fail "not said: $1"
-}
+. "$(dirname "$0")/expect.sh"
 
 # big FOLDER: one layer whose experts have 96 MB of bf16, as a sparse file of zeros.
 big()

@@ -3,32 +3,8 @@
 # Usage: describe.sh MOE UNPACKED_MODELS SCRATCH_DIR
 set -u
 moe=$1 zoo=$2/zoo scratch=$3
-failures=0
-rm -rf "$scratch"
-mkdir -p "$scratch/tomorrow" || exit 1
-cd "$scratch" || exit 1
-
-fail()
-{
-    echo "FAIL: $*"
-    sed 's/^/    /' out err 2>/dev/null | head -20
-    failures=$((failures + 1))
-}
-
-# expect CODE ARGUMENTS...
-expect()
-{
-    wanted=$1
-    shift
-    "$moe" "$@" >out 2>err </dev/null
-    code=$?
-    [ $code -eq "$wanted" ] || fail "exit $code, not $wanted: moe $*"
-}
-
-said()
-{
-    grep -q -e "$1" out err || fail "not said: $1"
-}
+. "$(dirname "$0")/expect.sh"
+mkdir -p tomorrow || exit 1
 
 own=$zoo/qwen2_moe
 cp "$own/model.safetensors" "$own/reference.safetensors" tomorrow
