@@ -22,6 +22,7 @@ static const char help[] =
     "  --seed S            of the samples (default 1)\n"
     "  --threads N         threads of the layers (default: all CPUs)\n"
     "  --primitives        run the layers from the backend's primitives\n"
+    "  --exact             never round the layers' activations below f32\n"
     "  --expert-map        then show which experts the text used\n"
     "  --loss FILE         instead of writing: mean next-token loss over `ids` [rows, tokens] of a safetensors file\n"
     "  --greedy-reference FILE   instead of writing: repeat the texts of a reference.json; exit 1 if one differs\n"
@@ -393,7 +394,7 @@ static void reserve(struct engine *e, size_t capacity, size_t num_logits)
 struct options {
     const char *model, *prompt, *loss, *reference;
     double num_tokens, num_threads, temperature, seed;
-    bool primitives, expert_map;
+    bool primitives, exact, expert_map;
 };
 
 static void check_ids(const struct engine *e, const int32_t *ids, size_t count, const char *where)
@@ -514,7 +515,7 @@ static void open_engine(struct engine *e, const struct options *options)
     check(moe_context_create(e->backend, &params, &e->ctx, &error), &error);
     check(moe_model_open(options->model, NULL, &e->model, &error), &error);
     read_settings(e);
-    open_blocks(e, options->primitives ? MOE_LAYER_FORCE_COMPOSED : 0);
+    open_blocks(e, (options->primitives ? MOE_LAYER_FORCE_COMPOSED : 0u) | (options->exact ? MOE_LAYER_EXACT : 0u));
 }
 
 /* What the library made, the last first; the rest goes with the process. */
@@ -541,7 +542,7 @@ static struct options read_options(int argc, char **argv)
         {"--prompt", .text = &o.prompt},         {"--loss", .text = &o.loss},
         {"--tokens", .number = &o.num_tokens},   {"--greedy-reference", .text = &o.reference},
         {"--seed", .number = &o.seed},           {"--temperature", .number = &o.temperature},
-        {"--threads", .number = &o.num_threads}, {.name = NULL},
+        {"--threads", .number = &o.num_threads}, {"--exact", .flag = &o.exact}, {.name = NULL},
     };
     for (int i = 1; i < argc; i++) {
         size_t k = 0;

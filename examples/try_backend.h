@@ -84,7 +84,8 @@ static inline double try_layer(struct try_device *device, const struct try_case 
     struct moe_layer_io io;
     if (!out)
         try_check(MOE_ERR_MEMORY, NULL);
-    try_check(moe_model_layer(c->model, c->block, device->backend, MOE_LAYER_ALLOW_COMPOSED, &layer, &error), &error);
+    try_check(moe_model_layer(c->model, c->block, device->backend, MOE_LAYER_ALLOW_COMPOSED | MOE_LAYER_EXACT, &layer,
+                              &error), &error);
     try_check(moe_mem_alloc(device->backend, 3 * (count * sizeof *out + 256) + c->num_tokens * 4 + 256, &memory), NULL);
     rest = memory;
     MOE_INIT(&io);

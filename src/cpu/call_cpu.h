@@ -7,6 +7,7 @@
 //     plan     checks of MOE_STRICT, pairs sorted by matrix        one lane
 //     latent_in     latent experts: their x, latent->up x          items: blocks of rows
 //     scale    weight_on_input: weight * x for each pair           items: blocks of pairs
+//     round    x as gate and up take it, where that is not f32     items: blocks of tokens or pairs
 //     gate_up  h = act(gate x) * (up x), shared expert first       items: matrices with pairs x blocks of rows
 //     down     down h for all pairs, their weighted sum, out       items: blocks of rows
 //     combine  moe_layer_combine, in place of the last four        items: blocks of tokens
@@ -34,6 +35,7 @@ enum moe_cpu_phase {
     MOE_PHASE_PLAN,
     MOE_PHASE_LATENT_IN,
     MOE_PHASE_SCALE,
+    MOE_PHASE_ROUND,
     MOE_PHASE_GATE_UP,
     MOE_PHASE_DOWN,
     MOE_PHASE_COMBINE,
@@ -55,6 +57,20 @@ struct moe_cpu_rows {
     float *copy;               /* NULL: data is the caller's; otherwise prepare fills it, dense */
 };
 
+/* What a product takes its activations as: f32, or rounded, where the matrix' format has a kernel for it. */
+enum moe_cpu_kind { MOE_CPU_F32, MOE_CPU_Q8, MOE_CPU_BF16 };
+
+struct moe_cpu_kinds {
+    enum moe_cpu_kind in, down, shared_in, shared_down;
+};
+
+/* Rows of activations of a kind, aligned to 64 where they are rounded. */
+struct moe_cpu_acts {
+    enum moe_cpu_kind kind;
+    unsigned char *data;
+    size_t stride;             /* bytes */
+};
+
 /* A counter of work items that has a cache line of its own. */
 struct moe_cpu_counter {
     _Alignas(64) _Atomic size_t next;
@@ -67,6 +83,7 @@ struct moe_cpu_call {
 
     const struct moe_kernels *kernels;
     const struct moe_layer_desc *desc;
+    struct moe_cpu_kinds kinds;
     struct moe_layer_io io;
     enum moe_cpu_mode mode;
     enum moe_status status;            /* set by setup and by plan */
@@ -87,11 +104,13 @@ struct moe_cpu_call {
     int32_t *positions;        /* [num_pairs]: a pair's place in the sorted order, or as above */
     int32_t *tokens;           /* [num_pairs], sorted: the token of each */
     float *scaled;             /* [num_pairs, expert_width], sorted; weight_on_input */
-    float *h;                  /* [num_pairs, intermediate], sorted */
-    float *shared_h;           /* [num_tokens, shared intermediate] */
+    struct moe_cpu_acts in;    /* rounded rows of expert_x, or of scaled */
+    struct moe_cpu_acts shared_in;     /* rounded rows of x; may be the same */
+    struct moe_cpu_acts h;             /* [num_pairs, intermediate], sorted */
+    struct moe_cpu_acts shared_h;      /* [num_tokens, shared intermediate] */
     float *sums;               /* [num_tokens, expert_width]: sums over slots; latent experts */
     float *finished;           /* [num_tokens, hidden]: out before its norm; out_norm */
-    unsigned char *scratch;    /* scratch_bytes for each lane */
+    unsigned char *scratch;    /* scratch_bytes for each lane: for kernels, then for phases */
     size_t scratch_bytes;
     size_t num_active, num_sorted;
     size_t skipped_pairs;
@@ -102,9 +121,22 @@ static inline size_t moe_cpu_take(struct moe_cpu_call *call, enum moe_cpu_phase 
     return atomic_fetch_add_explicit(&call->items[phase].next, 1, memory_order_relaxed);
 }
 
-static inline void *moe_cpu_scratch(const struct moe_cpu_call *call, size_t lane)
+/* A lane's scratch: first what kernels with rounded activations want, where there are any, then what phases want. */
+static inline bool moe_cpu_rounds(const struct moe_cpu_call *call)
+{
+    const struct moe_cpu_kinds *kinds = &call->kinds;
+    return kinds->in != MOE_CPU_F32 || kinds->down != MOE_CPU_F32 || kinds->shared_in != MOE_CPU_F32 ||
+           kinds->shared_down != MOE_CPU_F32;
+}
+
+static inline void *moe_cpu_panels(const struct moe_cpu_call *call, size_t lane)
 {
     return call->scratch + lane * call->scratch_bytes;
+}
+
+static inline void *moe_cpu_scratch(const struct moe_cpu_call *call, size_t lane)
+{
+    return call->scratch + lane * call->scratch_bytes + (moe_cpu_rounds(call) ? MOE_ROUNDED_SCRATCH : 0);
 }
 
 static inline size_t moe_cpu_blocks(size_t n, size_t block)
@@ -133,6 +165,10 @@ size_t moe_route_cpu_scratch(size_t num_experts);     /* bytes that a lane needs
 
 size_t moe_experts_cpu_scale_items(const struct moe_cpu_call *call);
 void moe_experts_cpu_scale(void *call, size_t lane);
+/* round_cpu.c: activations that are rounded below f32. */
+size_t moe_round_cpu_items(const struct moe_cpu_call *call);
+void moe_round_cpu_run(void *call, size_t lane);
+
 size_t moe_experts_cpu_gate_up_items(const struct moe_cpu_call *call);
 void moe_experts_cpu_gate_up(void *call, size_t lane);
 size_t moe_experts_cpu_gate_up_scratch(void);

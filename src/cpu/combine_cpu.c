@@ -71,21 +71,29 @@ size_t moe_combine_cpu_down_items(const struct moe_cpu_call *call)
     return moe_cpu_blocks(call->desc->experts->hidden_size, item_rows(call));
 }
 
-/* Rows first.. of down for all pairs, in the sorted order, then for the shared expert's tokens: scratch[row][rows]. */
-static void multiply(const struct moe_cpu_call *call, float *scratch, size_t first, size_t rows)
+/* Rows first.. of down for all pairs, in the sorted order, then for the shared expert's tokens: scratch[row][rows].
+ * next_first: the rows after these that the lane will compute, hidden_size if there are none. */
+static void multiply(const struct moe_cpu_call *call, float *scratch, size_t first, size_t rows, size_t next_first,
+                     void *panels)
 {
-    const struct moe_expert_set *experts = call->desc->experts, *shared = call->desc->shared;
+    const struct moe_expert_set *experts = call->desc->experts;
     for (size_t i = 0; i < call->num_active; i++) {
         size_t e = (size_t)call->active[i], start = call->starts[e];
-        struct moe_cpu_input input = {.x = call->h + start * experts->intermediate_size,
-                                      .x_stride = experts->intermediate_size};
-        moe_experts_cpu_linear(call->kernels, scratch + start * rows, rows, &experts->down, e, first, rows, &input,
-                               call->starts[e + 1] - start);
+        struct moe_cpu_slab slab = {&experts->down, e, first, rows, NULL};
+        if (i + 1 < call->num_active)
+            slab.next = moe_experts_cpu_address(&experts->down, (size_t)call->active[i + 1], first);
+        else if (next_first < experts->hidden_size)
+            slab.next = moe_experts_cpu_address(&experts->down, (size_t)call->active[0], next_first);
+        struct moe_cpu_input input = moe_experts_cpu_acts_input(&call->h);
+        input.x += start * input.stride;
+        moe_experts_cpu_linear(call->kernels, scratch + start * rows, rows, &slab, &input, call->starts[e + 1] - start,
+                               panels);
     }
     if (call->has_shared && call->desc->latent == NULL) {
-        struct moe_cpu_input input = {.x = call->shared_h, .x_stride = shared->intermediate_size};
-        moe_experts_cpu_linear(call->kernels, scratch + call->num_sorted * rows, rows, &shared->down, 0, first, rows,
-                               &input, call->live_tokens);
+        struct moe_cpu_slab slab = {&call->desc->shared->down, 0, first, rows, NULL};
+        struct moe_cpu_input input = moe_experts_cpu_acts_input(&call->shared_h);
+        moe_experts_cpu_linear(call->kernels, scratch + call->num_sorted * rows, rows, &slab, &input,
+                               call->live_tokens, panels);
     }
 }
 
@@ -133,11 +141,12 @@ void moe_combine_cpu_down(void *arg, size_t lane)
 {
     struct moe_cpu_call *call = arg;
     size_t max_rows = item_rows(call), hidden_size = call->desc->experts->hidden_size;
-    size_t item, items = moe_combine_cpu_down_items(call);
+    size_t item = moe_cpu_take(call, MOE_PHASE_DOWN), items = moe_combine_cpu_down_items(call), next;
     float *scratch = moe_cpu_scratch(call, lane);
-    while ((item = moe_cpu_take(call, MOE_PHASE_DOWN)) < items) {
+    for (; item < items; item = next) {
+        next = moe_cpu_take(call, MOE_PHASE_DOWN);    /* early, for its weights to be fetched */
         size_t first = item * max_rows, rows = moe_cpu_smaller(max_rows, hidden_size - first);
-        multiply(call, scratch, first, rows);
+        multiply(call, scratch, first, rows, next < items ? next * max_rows : hidden_size, moe_cpu_panels(call, lane));
         if (call->io.flags & MOE_OUT_PAIRS)
             write_pairs(call, scratch, first, rows);
         else

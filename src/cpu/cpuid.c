@@ -1,12 +1,26 @@
 // SPDX-License-Identifier: MIT
 // Levels of instruction sets: what the processor has, and what the operating system saves on a task switch.
+#define _GNU_SOURCE
 #include "cpu/cpuid.h"
+
+#include <stdint.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <stdint.h>
 
-/* XCR0: the register states that the system saves. Bit 1 xmm, bit 2 the upper halves of ymm. */
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+struct features {
+    uint32_t leaf1_c, leaf7_b, leaf7_c, leaf7_d, leaf71_a;
+    uint64_t xcr0;
+};
+
+/* XCR0: the register states that the system saves. */
+enum { XCR0_AVX = 0x6, XCR0_AVX512 = 0xe6, XCR0_AMX = 0x60000 };
+
 static uint64_t read_xcr0(void)
 {
     uint32_t low, high;
@@ -14,36 +28,101 @@ static uint64_t read_xcr0(void)
     return (uint64_t)high << 32 | low;
 }
 
-static bool has_avx2(void)
+static struct features read_features(void)
 {
+    struct features f = {0};
     unsigned a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d))
+    const unsigned osxsave = 1u << 27;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & osxsave) == 0)
+        return f;
+    f.leaf1_c = c;
+    f.xcr0 = read_xcr0();
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        f.leaf7_b = b;
+        f.leaf7_c = c;
+        f.leaf7_d = d;
+    }
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d))
+        f.leaf71_a = a;
+    return f;
+}
+
+static bool all(uint32_t word, uint32_t wanted)
+{
+    return (word & wanted) == wanted;
+}
+
+static bool has_avx2(const struct features *f)
+{
+    const uint32_t fma = 1u << 12, avx = 1u << 28, f16c = 1u << 29, avx2 = 1u << 5;
+    return all(f->leaf1_c, fma | avx | f16c) && all(f->leaf7_b, avx2) && (f->xcr0 & XCR0_AVX) == XCR0_AVX;
+}
+
+static bool has_avx512(const struct features *f)
+{
+    const uint32_t foundation = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    return has_avx2(f) && all(f->leaf7_b, foundation | dq | bw | vl) && (f->xcr0 & XCR0_AVX512) == XCR0_AVX512;
+}
+
+static bool has_avx512vnni(const struct features *f)
+{
+    const uint32_t vbmi = 1u << 1, vnni = 1u << 11;
+    return has_avx512(f) && all(f->leaf7_c, vbmi | vnni);
+}
+
+static bool has_avx512bf16(const struct features *f)
+{
+    const uint32_t bf16 = 1u << 5;
+    return has_avx512vnni(f) && all(f->leaf71_a, bf16);
+}
+
+/* Linux gives the tiles' 8 KB of state to processes that ask for it; asked again it says the same. */
+static bool may_use_tiles(void)
+{
+#if defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
+static bool has_amx(const struct features *f)
+{
+    const uint32_t bf16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25;
+    return has_avx512bf16(f) && all(f->leaf7_d, bf16 | tile | int8) && (f->xcr0 & XCR0_AMX) == XCR0_AMX &&
+           may_use_tiles();
+}
+
+static bool has(enum moe_level level)
+{
+    const struct features f = read_features();
+    switch (level) {
+    case MOE_LEVEL_AVX2:
+        return has_avx2(&f);
+    case MOE_LEVEL_AVX512:
+        return has_avx512(&f);
+    case MOE_LEVEL_AVX512VNNI:
+        return has_avx512vnni(&f);
+    case MOE_LEVEL_AVX512BF16:
+        return has_avx512bf16(&f);
+    case MOE_LEVEL_AMX:
+        return has_amx(&f);
+    default:
         return false;
-    const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
-    const unsigned wanted = fma | osxsave | avx | f16c;
-    if ((c & wanted) != wanted || (read_xcr0() & 6) != 6)
-        return false;
-    const unsigned avx2 = 1u << 5;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & avx2) != 0;
+    }
 }
 #else
-static bool has_avx2(void)
+static bool has(enum moe_level level)
 {
+    (void)level;
     return false;
 }
 #endif
 
 bool moe_cpuid_has(enum moe_level level)
 {
-    switch (level) {
-    case MOE_LEVEL_C:
-        return true;
-    case MOE_LEVEL_AVX2:
-        return has_avx2();
-    case MOE_NUM_LEVELS:
-        break;
-    }
-    return false;
+    return level == MOE_LEVEL_C || has(level);
 }
 
 enum moe_level moe_cpuid_best(void)

@@ -37,13 +37,13 @@ void moe_finish_cpu_latent_in(void *arg, size_t lane)
     (void)lane;
     struct moe_cpu_call *call = arg;
     const struct moe_cpu_rows *rows = &call->expert_x;
-    struct moe_cpu_input input = {.x = call->x.data, .x_stride = call->x.stride};
+    struct moe_cpu_input input = moe_experts_cpu_rows_input(&call->x);
     size_t item, items = moe_finish_cpu_latent_in_items(call), width = call->desc->experts->hidden_size;
     size_t max_rows = item_rows(call, width);
     while ((item = moe_cpu_take(call, MOE_PHASE_LATENT_IN)) < items) {
         size_t first = item * max_rows;
-        moe_experts_cpu_linear(call->kernels, rows->copy + first, rows->stride, &call->desc->latent->up, 0, first,
-                               moe_cpu_smaller(max_rows, width - first), &input, call->live_tokens);
+        struct moe_cpu_slab slab = {&call->desc->latent->up, 0, first, moe_cpu_smaller(max_rows, width - first), NULL};
+        moe_experts_cpu_linear(call->kernels, rows->copy + first, rows->stride, &slab, &input, call->live_tokens, NULL);
     }
 }
 
@@ -172,17 +172,20 @@ size_t moe_finish_cpu_latent_out_scratch(void)
 
 /* Rows first.. of out for up to MOE_LINEAR_TOKENS tokens from t on. */
 static void leave_latent(const struct moe_cpu_call *call, size_t t, size_t num_tokens, size_t first, size_t rows,
-                         float *scratch)
+                         float *scratch, void *panels)
 {
     const struct moe_layer_desc *desc = call->desc;
     size_t width = desc->experts->hidden_size;
     float *shared = scratch + MAX_ROWS * MOE_LINEAR_TOKENS;
-    struct moe_cpu_input input = {.x = call->sums + t * width, .x_stride = width};
-    moe_experts_cpu_linear(call->kernels, scratch, rows, &desc->latent->down, 0, first, rows, &input, num_tokens);
+    struct moe_cpu_rows sums = {.data = call->sums + t * width, .stride = width};
+    struct moe_cpu_input input = moe_experts_cpu_rows_input(&sums);
+    struct moe_cpu_slab slab = {&desc->latent->down, 0, first, rows, NULL};
+    moe_experts_cpu_linear(call->kernels, scratch, rows, &slab, &input, num_tokens, NULL);
     if (call->has_shared) {
-        size_t stride = desc->shared->intermediate_size;
-        input = (struct moe_cpu_input){.x = call->shared_h + t * stride, .x_stride = stride};
-        moe_experts_cpu_linear(call->kernels, shared, rows, &desc->shared->down, 0, first, rows, &input, num_tokens);
+        input = moe_experts_cpu_acts_input(&call->shared_h);
+        input.x += t * input.stride;
+        slab.stack = &desc->shared->down;
+        moe_experts_cpu_linear(call->kernels, shared, rows, &slab, &input, num_tokens, panels);
     }
     for (size_t i = 0; i < num_tokens; i++) {
         if (call->has_shared)
@@ -200,7 +203,8 @@ void moe_finish_cpu_latent_out(void *arg, size_t lane)
     while ((item = moe_cpu_take(call, MOE_PHASE_LATENT_OUT)) < items) {
         size_t first = item * max_rows, rows = moe_cpu_smaller(max_rows, hidden_size - first), t;
         for (t = 0; t < call->live_tokens; t += MOE_LINEAR_TOKENS)
-            leave_latent(call, t, moe_cpu_smaller(MOE_LINEAR_TOKENS, call->live_tokens - t), first, rows, scratch);
+            leave_latent(call, t, moe_cpu_smaller(MOE_LINEAR_TOKENS, call->live_tokens - t), first, rows, scratch,
+                         moe_cpu_panels(call, lane));
         for (t = call->live_tokens; t < call->num_tokens; t++)
             put_padding(call, t, first, rows);
     }

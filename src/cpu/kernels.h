@@ -41,6 +41,36 @@ struct moe_linear_scaled_args {
 };
 typedef void moe_linear_scaled_fn(const struct moe_linear_scaled_args *args);
 
+/* The same with activations that are rounded below f32, rows of bytes: int8 (q8.h) for linear_q8, bf16 for linear_bf16.
+ * y, x and x_rows as above; x is aligned to 64. scratch: MOE_ROUNDED_SCRATCH bytes, aligned to 64, of the caller's own. next: where
+ * the weights begin that the caller will read after these, fetched meanwhile; NULL: not known.
+ *
+ * linear_q8: the sum of one (r, t) is over units of 32 columns. A unit's sum of int8 products is exact; its scale is
+ * s = scale of w * scale of x, rounded to f32. Segments of MOE_Q8_SEGMENT columns; in each, lane l = 0..7 sums the units
+ * u of the segment with u mod 8 = l, ascending: acc = fma(unit's sum, s, acc), from 0; where the format has minima then acc =
+ * fma(minimum, x's scaled sum of the unit, acc); a format with scales for 16 columns does this for each half in turn.
+ * y = 0, then y = y + lane 0, y = y + lane 1, ... of each segment in turn.
+ *
+ * linear_bf16: products of two bf16 values; the order is the level's own, the same for any rows and num_tokens. */
+enum { MOE_Q8_UNIT = 32, MOE_Q8_LANES = 8, MOE_Q8_GROUP = 256, MOE_Q8_SEGMENT = 2048, MOE_ROUNDED_SCRATCH = 448 << 10 };
+struct moe_linear_rounded_args {
+    float *y;
+    size_t y_stride;          /* floats, token to token */
+    const unsigned char *w;
+    size_t w_stride;          /* bytes, row to row */
+    const unsigned char *x;
+    size_t x_stride;          /* bytes, row to row */
+    const int32_t *x_rows;    /* [num_tokens]; NULL: 0, 1, 2, ... */
+    size_t rows, cols, num_tokens;
+    void *scratch;
+    const unsigned char *next;
+};
+typedef void moe_linear_q8_fn(const struct moe_linear_rounded_args *args);
+typedef void moe_linear_bf16_fn(const struct moe_linear_rounded_args *args);
+
+/* Columns first.. first + n of a row of cols columns, all whole units, to int8: q8.h says what of. */
+typedef void moe_quantise_fn(unsigned char *row, size_t cols, size_t first, const float *x, size_t n);
+
 /* y[i] = act(g[i]) * (u[i] + up_offset), clamped as act says; not gated: y[i] = act(g[i]), u is not read. y may be g.
  * act has alpha filled in. */
 typedef void moe_glu_fn(float *y, const float *g, const float *u, size_t n, const struct moe_act *act, bool gated);
@@ -68,8 +98,8 @@ typedef void moe_router_fn(const struct moe_router_args *args);
 /* ---- operations and levels -------------------------------------------------------------------------------- */
 
 /* Operations with a slot for each format of weights, and with one slot. moe_<op>_fn is the type of the kernel. */
-#define MOE_FORMAT_OP_MAP(X) X(linear) X(linear_scaled) X(load) X(store) X(scaled_add)
-#define MOE_PLAIN_OP_MAP(X)  X(glu) X(router)
+#define MOE_FORMAT_OP_MAP(X) X(linear) X(linear_scaled) X(linear_q8) X(linear_bf16) X(load) X(store) X(scaled_add)
+#define MOE_PLAIN_OP_MAP(X)  X(glu) X(router) X(quantise)
 
 enum moe_op {
 #define MOE_OP_ENUM(op) MOE_OP_##op,
@@ -78,8 +108,12 @@ enum moe_op {
     MOE_NUM_OPS
 };
 
-/* X(NAME, name), ascending: a later level overwrites an earlier one. */
-#define MOE_LEVEL_MAP(X) X(C, c) X(AVX2, avx2)
+/* X(NAME, name), ascending: a later level overwrites an earlier one. x86-64 has those from avx2 on, AArch64 those from
+ * neon on. */
+#define MOE_LEVEL_MAP(X)                                                                                   \
+    X(C, c)                                                                                                \
+    X(AVX2, avx2) X(AVX512, avx512) X(AVX512VNNI, avx512vnni) X(AVX512BF16, avx512bf16) X(AMX, amx)        \
+    X(NEON, neon) X(DOTPROD, dotprod) X(I8MM, i8mm)
 
 enum moe_level {
 #define MOE_LEVEL_ENUM(NAME, name) MOE_LEVEL_##NAME,

@@ -2,14 +2,31 @@
 // The fused layer: which phases a call has, and the two ways through them: the context's own lanes, or the host's team.
 #include <string.h>
 
-#include "cpu/cpu.h"
+#include "cpu/experts_cpu.h"
 
 /* What the backend keeps of a layer. */
 struct layer {
     const struct moe_cpu *cpu;
     const struct moe_layer_desc *desc;
+    struct moe_cpu_kinds kinds;
     bool finishes;             /* out is more than the sum over slots and the shared expert */
 };
+
+static enum moe_cpu_kind kind_in(const struct moe_kernels *kernels, const struct moe_expert_set *set)
+{
+    return moe_round_cpu_kind(kernels, &set->up, set->gated ? &set->gate : NULL);
+}
+
+static struct moe_cpu_kinds choose_kinds(const struct moe_kernels *kernels, const struct moe_layer_desc *desc)
+{
+    struct moe_cpu_kinds kinds = {kind_in(kernels, desc->experts),
+                                  moe_round_cpu_kind(kernels, &desc->experts->down, NULL), MOE_CPU_F32, MOE_CPU_F32};
+    if (desc->shared != NULL) {
+        kinds.shared_in = kind_in(kernels, desc->shared);
+        kinds.shared_down = moe_round_cpu_kind(kernels, &desc->shared->down, NULL);
+    }
+    return kinds;
+}
 
 enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc, void **state,
                                    struct moe_layer_info *info, struct moe_error *error)
@@ -23,10 +40,13 @@ enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc
     layer->desc = desc;
     layer->finishes = desc->latent != NULL || desc->out_norm != NULL || desc->host_out_bias != NULL ||
                       desc->routed_scale != 1.0f || desc->out_scale != 1.0f;
+    if (!(desc->flags & MOE_LAYER_EXACT))
+        layer->kinds = choose_kinds(&cpu->kernels, desc);
     info->composed = false;
     info->capturable = false;
     info->batch_invariant = true;
-    info->exact = true;
+    info->exact = layer->kinds.in == MOE_CPU_F32 && layer->kinds.down == MOE_CPU_F32 &&
+                  layer->kinds.shared_in == MOE_CPU_F32 && layer->kinds.shared_down == MOE_CPU_F32;
     return MOE_OK;
 }
 
@@ -46,6 +66,7 @@ static void set_sizes(struct moe_cpu_call *call, const struct moe_cpu_context *c
     const struct moe_layer_desc *desc = layer->desc;
     call->kernels = &layer->cpu->kernels;
     call->desc = desc;
+    call->kinds = layer->kinds;
     call->io = *io;
     call->mode = mode;
     call->num_lanes = moe_threads_count(ctx->threads);
@@ -109,6 +130,7 @@ static const struct phase {
     [MOE_PHASE_PLAN] = {one_item, moe_plan_cpu_run},
     [MOE_PHASE_LATENT_IN] = {moe_finish_cpu_latent_in_items, moe_finish_cpu_latent_in},
     [MOE_PHASE_SCALE] = {moe_experts_cpu_scale_items, moe_experts_cpu_scale},
+    [MOE_PHASE_ROUND] = {moe_round_cpu_items, moe_round_cpu_run},
     [MOE_PHASE_GATE_UP] = {moe_experts_cpu_gate_up_items, moe_experts_cpu_gate_up},
     [MOE_PHASE_DOWN] = {moe_combine_cpu_down_items, moe_combine_cpu_down},
     [MOE_PHASE_COMBINE] = {moe_combine_cpu_items, moe_combine_cpu_run},

@@ -3,7 +3,7 @@
 // the results of routing that the caller wants.
 #include <string.h>
 
-#include "cpu/cpu.h"
+#include "cpu/experts_cpu.h"
 
 enum { CARVE_ALIGN = 64 };
 
@@ -44,6 +44,15 @@ static void carve_rows(struct moe_cpu_rows *rows, const struct moe_view *view, s
     }
 }
 
+static void carve_acts(struct moe_cpu_acts *acts, struct carver *carver, enum moe_cpu_kind kind, size_t rows,
+                       size_t cols)
+{
+    acts->kind = kind;
+    acts->stride = moe_round_cpu_row_bytes(kind, cols);
+    carver->ok = carver->ok && acts->stride > 0;
+    acts->data = carve(carver, rows, acts->stride);
+}
+
 static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
 {
     const struct moe_expert_set *experts = call->desc->experts;
@@ -52,6 +61,7 @@ static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
     call->active = carve(carver, experts->num_experts, sizeof *call->active);
     call->tokens = carve(carver, pairs, sizeof *call->tokens);
     call->expert_x = call->x;
+    call->in = call->shared_in = (struct moe_cpu_acts){.kind = MOE_CPU_F32};
     if (call->desc->latent != NULL) {
         size_t width = experts->hidden_size;
         call->expert_x = (struct moe_cpu_rows){.stride = width};
@@ -60,12 +70,19 @@ static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
     }
     if (call->desc->weight_on_input)
         call->scaled = carve(carver, times(carver, pairs, experts->hidden_size), sizeof *call->scaled);
-    call->h = carve(carver, times(carver, pairs, experts->intermediate_size), sizeof *call->h);
-    if (call->has_shared) {
-        call->shared_weights = carve(carver, call->num_tokens, sizeof *call->shared_weights);
-        call->shared_h = carve(carver, times(carver, call->num_tokens, call->desc->shared->intermediate_size),
-                               sizeof *call->shared_h);
-    }
+    if (call->kinds.in != MOE_CPU_F32)
+        carve_acts(&call->in, carver, call->kinds.in, call->desc->weight_on_input ? pairs : call->num_tokens,
+                   experts->hidden_size);
+    carve_acts(&call->h, carver, call->kinds.down, pairs, experts->intermediate_size);
+    if (!call->has_shared)
+        return;
+    call->shared_weights = carve(carver, call->num_tokens, sizeof *call->shared_weights);
+    if (call->kinds.shared_in == call->kinds.in && call->desc->latent == NULL && !call->desc->weight_on_input)
+        call->shared_in = call->in;
+    else if (call->kinds.shared_in != MOE_CPU_F32)
+        carve_acts(&call->shared_in, carver, call->kinds.shared_in, call->num_tokens, call->desc->hidden_size);
+    carve_acts(&call->shared_h, carver, call->kinds.shared_down, call->num_tokens,
+               call->desc->shared->intermediate_size);
 }
 
 /* For a forward and for a combine. */
@@ -90,6 +107,8 @@ static void carve_scratch(struct moe_cpu_call *call, struct carver *carver)
         bytes = gate_up;
     if (call->desc->latent != NULL && bytes < moe_finish_cpu_latent_out_scratch())
         bytes = moe_finish_cpu_latent_out_scratch();
+    if (moe_cpu_rounds(call))
+        carver->ok = carver->ok && moe_add(&bytes, bytes, MOE_ROUNDED_SCRATCH);
     carver->ok = carver->ok && route > 0 && moe_align(&bytes, bytes, CARVE_ALIGN);
     call->scratch_bytes = bytes;
     call->scratch = carve(carver, call->num_lanes, bytes);

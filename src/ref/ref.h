@@ -65,6 +65,10 @@ void moe_ref_norm(double *out, const struct moe_norm *norm, const double *x, siz
 
 /* ---- layer ---- */
 
+/* What gate, up and down of experts, shared ones too, take activations as, at worst: as they are, rounded to bf16, or
+ * to int8 in units of 32 columns, which is coarser still. Only the bound is another one: out has no rounding at all. */
+enum moe_ref_activations { MOE_REF_F32, MOE_REF_BF16, MOE_REF_INT8 };
+
 /* One call of a layer. out is [num_tokens, hidden_size], or [num_tokens * top_k, width of the experts] with pairs.
  * Routing comes from ids and weights, else logits, else the layer's router, as in struct moe_layer_io. */
 struct moe_ref_call {
@@ -78,8 +82,9 @@ struct moe_ref_call {
     bool pairs;                     /* MOE_OUT_PAIRS */
     bool combine;                   /* moe_layer_combine: x is [num_tokens * top_k, width of the experts] */
     bool no_shared;                 /* leave the shared expert out */
+    enum moe_ref_activations activations;
     double *out;
-    double *bound;                  /* how far an f32 computation may be from out; NULL: not wanted */
+    double *bound;                  /* how far a computation in f32 may be from out; NULL: not wanted */
     int64_t *out_ids;               /* NULL: not wanted */
     double *out_weights;
 };

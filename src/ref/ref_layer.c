@@ -10,6 +10,9 @@
  * product: exp or tanh to 4 units in the last place, and four operations. */
 enum { ACT_ROUNDINGS = 8 };
 
+/* Values that share a scale where activations are int8. */
+enum { MOE_REF_UNIT_VALUES = 32 };
+
 /* One expert's matrices as doubles. */
 struct expert {
     size_t hidden_size, intermediate_size;
@@ -65,6 +68,28 @@ static void linear(double *y, double *err, const double *w, const double *bias, 
     }
 }
 
+/* err: how far x[n], off by x_err (NULL: by nothing), may be once it is rounded. int8: scale is the largest value of a
+ * unit / 127, q is at most half a scale off, and 127 / largest, its product with x, and scale are rounded to f32, each
+ * by 2^-24 of a q of up to 127: together less than 2^-15 of a scale. bf16 has 8 bits; values below 2^-126 may count
+ * as 0. */
+static void round_input(double *err, enum moe_ref_activations kind, const double *x, const double *x_err, size_t n)
+{
+    for (size_t first = 0; first < n; first += MOE_REF_UNIT_VALUES) {
+        size_t end = first + MOE_REF_UNIT_VALUES < n ? first + MOE_REF_UNIT_VALUES : n;
+        double largest = 0;
+        for (size_t c = first; c < end; c++) {
+            err[c] = x_err != NULL ? x_err[c] : 0;
+            largest = fmax(largest, fabs(x[c]) + err[c]);
+        }
+        for (size_t c = first; c < end; c++) {
+            if (kind == MOE_REF_INT8)
+                err[c] += largest / 127 * (0.5 + 0x1p-15) + 0x1p-140;
+            else if (kind == MOE_REF_BF16)
+                err[c] += (fabs(x[c]) + err[c]) * 0x1p-8 + 0x1p-126;
+        }
+    }
+}
+
 /* |act'| is at most 1.13 for all kinds but RELU2, whose slope is 2 g, and SITU: (beta tanh(g / beta))' <= 1 times a
  * sigmoid, and |beta tanh(g / beta)| <= |g| times sigmoid(g) (1 - sigmoid(g)), together at most 1.1. SITU's limit of u
  * has a slope of at most 1. */
@@ -77,13 +102,19 @@ static double glu_error(const struct moe_act *act, double g, double g_err, doubl
     return slope * g_err * factor + (gated ? size * u_err : 0) + ACT_ROUNDINGS * MOE_REF_UNIT * size * factor;
 }
 
-/* y[hidden_size] = expert(x), and its error; x is off by x_err (NULL: by no more than a weight's rounding). */
-static void run_expert(double *y, double *err, const struct expert *expert, const double *x, const double *x_err)
+/* y[hidden_size] = expert(x), and its error; x is off by x_err (NULL: by no more than a weight's rounding) before it is
+ * rounded. */
+static void run_expert(double *y, double *err, const struct expert *expert, const double *x, const double *x_err,
+                       enum moe_ref_activations kind)
 {
     size_t n = expert->intermediate_size;
-    double *memory = moe_ref_alloc(6 * n, sizeof *memory);
+    double *memory = moe_ref_alloc(6 * n + expert->hidden_size, sizeof *memory);
     double *g = memory, *g_err = memory + n, *u = memory + 2 * n, *u_err = memory + 3 * n;
-    double *h = memory + 4 * n, *h_err = memory + 5 * n;
+    double *h = memory + 4 * n, *h_err = memory + 5 * n, *in_err = memory + 6 * n;
+    if (kind != MOE_REF_F32) {
+        round_input(in_err, kind, x, x_err, expert->hidden_size);
+        x_err = in_err;
+    }
     linear(u, u_err, expert->up, expert->up_bias, x, x_err, n, expert->hidden_size);
     if (expert->gated)
         linear(g, g_err, expert->gate, expert->gate_bias, x, x_err, n, expert->hidden_size);
@@ -92,6 +123,7 @@ static void run_expert(double *y, double *err, const struct expert *expert, cons
         h[i] = moe_ref_glu(expert->act, value, u[i], expert->gated);
         h_err[i] = glu_error(expert->act, value, value_err, u[i], u_err[i], expert->gated);
     }
+    round_input(h_err, kind, h, h_err, n);
     linear(y, err, expert->down, expert->down_bias, h, h_err, expert->hidden_size, n);
     free(memory);
 }
@@ -217,7 +249,8 @@ static void run_pairs(double *y, double *err, const struct moe_model_block *bloc
                 continue;
             if (expert.up == NULL)
                 expert = load_expert(block->experts, (size_t)e);
-            run_expert(y + i * width, err + i * width, &expert, x, block->latent != NULL ? x_err : NULL);
+            run_expert(y + i * width, err + i * width, &expert, x, block->latent != NULL ? x_err : NULL,
+                       call->activations);
         }
         free_expert(&expert);
     }
@@ -325,7 +358,7 @@ static void add_shared(const struct moe_model_block *block, const struct moe_ref
     for (size_t t = 0; t < call->num_tokens; t++) {
         const double *x = call->x + t * hidden_size;
         double scale = 1, scale_err = 0;
-        run_expert(y, err, &expert, x, NULL);
+        run_expert(y, err, &expert, x, NULL, call->activations);
         if (gate != NULL) {
             double logit, logit_err;
             linear(&logit, &logit_err, gate, bias, x, NULL, 1, hidden_size);

@@ -12,7 +12,7 @@
 
 struct lines {
     char level[32];
-    size_t kernels;
+    size_t kernels;              /* but those of rounded activations */
     bool has_linear_bf16_c, has_linear_mxfp4_c;
 };
 
@@ -21,7 +21,8 @@ static void take_line(void *user, const char *key, const char *value)
     struct lines *lines = user;
     if (strcmp(key, "level") == 0)
         strncpy(lines->level, value, sizeof lines->level - 1);
-    lines->kernels += strcmp(key, "kernel") == 0;
+    lines->kernels += strcmp(key, "kernel") == 0 && strncmp(value, "linear_q8 ", 10) != 0 &&
+                      strncmp(value, "linear_bf16 ", 12) != 0 && strncmp(value, "quantise ", 9) != 0;
     lines->has_linear_bf16_c |= strcmp(value, "linear bf16 c") == 0;
     lines->has_linear_mxfp4_c |= strcmp(value, "linear mxfp4 c") == 0;
 }
@@ -44,9 +45,24 @@ static void test_levels(void **state)
     size_t kernels = lines.kernels;
     lines = describe("cpu");
     assert_string_equal(lines.level, moe_kernels_level_name(moe_cpuid_best()));
-    assert_int_equal(lines.kernels, kernels);             /* the level c has a kernel for every slot */
+    assert_int_equal(lines.kernels, kernels);             /* the level c has one for each of those slots */
     if (moe_cpuid_has(MOE_LEVEL_AVX2))
         assert_false(lines.has_linear_bf16_c);
+}
+
+/* What a layer takes for granted: activations for any linear_q8 can be made, and all products can be had in f32. */
+static void test_levels_are_whole(void **state)
+{
+    (void)state;
+    for (int level = 0; level < MOE_NUM_LEVELS; level++) {
+        struct moe_kernels kernels;
+        moe_kernels_init(&kernels, (enum moe_level)level);
+        for (size_t i = 0; i < MOE_NUM_FORMATS; i++) {
+            assert_true(kernels.linear_q8[i] == NULL || kernels.quantise != NULL);
+            assert_true(kernels.linear_q8[i] == NULL || moe_format_at(i)->block_values % MOE_Q8_UNIT == 0);
+            assert_true((kernels.linear_q8[i] == NULL && kernels.linear_bf16[i] == NULL) || kernels.linear[i] != NULL);
+        }
+    }
 }
 
 static void test_unknown_level(void **state)
@@ -218,8 +234,8 @@ static void test_router_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_levels),      cmocka_unit_test(test_unknown_level), cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_linear_bits), cmocka_unit_test(test_router_bits),
+        cmocka_unit_test(test_levels), cmocka_unit_test(test_levels_are_whole), cmocka_unit_test(test_unknown_level),
+        cmocka_unit_test(test_memory), cmocka_unit_test(test_linear_bits),      cmocka_unit_test(test_router_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

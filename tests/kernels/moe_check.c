@@ -24,10 +24,11 @@ static const char help[] =
     "usage: moe-check [options]\n"
     "Test every kernel of the CPU backend against its definition.\n"
     "\n"
-    "  --test OP          only the kernels of an operation: linear, linear_scaled, load, store,\n"
-    "                     scaled_add, glu, router\n"
-    "  --function NAME    only the kernels with NAME in their name: q8_0, linear_bf16, glu_c\n"
-    "  --level LEVEL      only the kernels of a level: c, avx2\n"
+    "  --test OP          only the kernels of an operation: linear, linear_scaled, linear_q8,\n"
+    "                     linear_bf16, load, store, scaled_add, glu, router, quantise\n"
+    "  --function NAME    only the kernels with NAME in their name: q8_0, linear_q8_q4_k, glu_c\n"
+    "  --level LEVEL      only the kernels of a level: c, avx2, avx512, avx512vnni, avx512bf16,\n"
+    "                     amx, neon, dotprod, i8mm\n"
     "  --list             print the kernels and stop\n"
     "  --seed N           seed of the random data (1)\n"
     "  --repeat N         run N times, with seed, seed + 1, ... (1)\n"
@@ -85,7 +86,7 @@ static void print_name(const struct check *check)
     if (options.json)
         printf("{\"op\": \"%s\", \"format\": \"%s\", \"level\": \"%s\"", op, format, level);
     else
-        printf("%-13s %-7s %-5s", op, format, level);
+        printf("%-13s %-7s %-10s", op, format, level);
 }
 
 static double now(void)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A random layer, opened fused and composed, with random input: for the test programs of this folder.
+// A random layer with random input, opened as it is by default (fused: activations may be rounded), with
+// MOE_LAYER_EXACT, and composed: for the test programs of this folder.
 #ifndef MOE_TEST_LAYER_FIXTURE_H
 #define MOE_TEST_LAYER_FIXTURE_H
 
@@ -14,7 +15,7 @@ struct fixture {
     struct moe_backend *backend;
     struct moe_context *ctx;
     struct test_layer layer;
-    struct test_handle fused, composed;
+    struct test_handle fused, exact, composed;
     size_t num_tokens, top_k, hidden_size, expert_width, num_experts;
     float *x, *logits, *weights, *out, *other, *out_weights;   /* out, other: num_tokens * num_experts rows */
     int64_t *ids;
@@ -30,6 +31,7 @@ static inline void fixture_open_on(struct fixture *f, const char *backend, const
     f->ctx = test_context(f->backend, 2);
     test_layer_init(&f->layer, &f->rng, spec);
     test_handle_open(&f->fused, f->backend, &f->layer, 0);
+    test_handle_open(&f->exact, f->backend, &f->layer, MOE_LAYER_EXACT);
     test_handle_open(&f->composed, f->backend, &f->layer, MOE_LAYER_FORCE_COMPOSED);
     f->num_tokens = num_tokens;
     f->top_k = f->layer.top_k;
@@ -70,6 +72,7 @@ static inline void fixture_open_random(struct fixture *f, uint64_t seed, size_t 
 static inline void fixture_close(struct fixture *f)
 {
     test_handle_close(&f->fused);
+    test_handle_close(&f->exact);
     test_handle_close(&f->composed);
     test_layer_free(&f->layer);
     moe_context_destroy(f->ctx);
@@ -97,6 +100,23 @@ static inline struct test_call fixture_call_ids(const struct fixture *f)
                               .out = f->out};
 }
 
+/* Tokens first..first+count-1 of a call, where its arrays lie. */
+static inline struct test_call fixture_part(const struct fixture *f, const struct test_call *all, size_t first,
+                                            size_t count)
+{
+    struct test_call call = *all;
+    call.num_tokens = count;
+    call.x += first * f->hidden_size;
+    call.out += first * f->hidden_size;
+    if (call.logits != NULL)
+        call.logits += first * f->num_experts;
+    if (call.ids != NULL) {
+        call.ids += first * f->top_k;
+        call.weights += first * f->top_k;
+    }
+    return call;
+}
+
 /* Half a unit in the last place of the format, or of its denormals. */
 static inline double fixture_rounding(enum moe_format format, double value)
 {
@@ -105,15 +125,18 @@ static inline double fixture_rounding(enum moe_format format, double value)
     return format == MOE_FORMAT_BF16 ? 0x1p-8 * value : 0;
 }
 
-/* Run and compare with the definition, each value by its bound; gives back the worst error / bound. */
+/* Run and compare with the definition, each value by its bound, which is that of rounded activations where the layer
+ * says that it rounds them; gives back the worst error / bound. */
 static inline double fixture_compare(struct fixture *f, const struct moe_layer *layer, const struct test_call *call)
 {
     size_t top_k = call->top_k != 0 ? call->top_k : f->top_k;
     bool pairs = (call->flags & MOE_OUT_PAIRS) != 0;
     size_t n = call->num_tokens * (pairs ? top_k * f->expert_width : f->hidden_size);
     double *ref = moe_ref_alloc(2 * n, sizeof *ref), *bound = ref + n;
+    struct test_call allowed = *call;
+    allowed.activations = test_rounding(layer, &f->layer.block);
     test_assert_ok(test_call_run(f->ctx, layer, call));
-    test_call_ref(&f->layer.block, call, ref, bound, NULL, NULL);
+    test_call_ref(&f->layer.block, &allowed, ref, bound, NULL, NULL);
     for (size_t i = 0; i < n; i++) {
         double before = call->flags & MOE_ACCUMULATE ? call->start[i] : 0;
         ref[i] += before;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Random layers over every axis of the params, fused and composed, against the definition: each value within the
-// bound that the definition derives for f32 arithmetic. So fused and composed are within twice that of each other.
+// Random layers over every axis of the params, exact, composed and by default, against the definition: each value
+// within the bound that the definition derives for f32 arithmetic, or for activations that are rounded. So exact and
+// composed are within twice that of each other.
 #include "layer_fixture.h"
 
-enum { NUM_LAYERS = 150, NUM_TOKENS = 9 };
+enum { NUM_LAYERS = 150, NUM_TOKENS = 9, NUM_WAYS = 3 };
+
+static const char *const ways[NUM_WAYS] = {"exact", "composed", "by default"};
 
 static void explain(const struct test_layer *layer, uint64_t seed)
 {
@@ -16,37 +19,39 @@ static void explain(const struct test_layer *layer, uint64_t seed)
                 layer->params.shared != NULL, layer->top_k, layer->params.weight_on_input);
 }
 
-static void compare_both(struct fixture *f, const struct test_call *call, uint64_t seed, double *worst)
+static void compare_all(struct fixture *f, const struct test_call *call, uint64_t seed, double *worst)
 {
-    const struct moe_layer *layers[] = {f->fused.layer, f->composed.layer};
-    for (size_t i = 0; i < 2; i++) {
+    const struct moe_layer *layers[NUM_WAYS] = {f->exact.layer, f->composed.layer, f->fused.layer};
+    assert_int_equal(test_rounding(f->exact.layer, &f->layer.block), MOE_REF_F32);
+    for (size_t i = 0; i < NUM_WAYS; i++) {
         double found = fixture_compare(f, layers[i], call);
         worst[i] = found > worst[i] ? found : worst[i];
         if (found <= 1)
             continue;
         explain(&f->layer, seed);
-        fail_msg("%s: error is %g times its bound", i == 0 ? "fused" : "composed", found);
+        fail_msg("%s: error is %g times its bound", ways[i], found);
     }
 }
 
 static void test_random_layers(void **state)
 {
     (void)state;
-    double worst[2] = {0, 0};
+    double worst[NUM_WAYS] = {0};
     for (uint64_t seed = 0; seed < NUM_LAYERS; seed++) {
         struct fixture f;
         fixture_open_random(&f, 1000 * seed, NUM_TOKENS);
         struct test_call call = fixture_call(&f);
         if (f.layer.routing.router != NULL && seed % 2 == 0)
             call.logits = NULL;
-        compare_both(&f, &call, seed, worst);
+        compare_all(&f, &call, seed, worst);
         call = fixture_call_ids(&f);
-        compare_both(&f, &call, seed, worst);
+        compare_all(&f, &call, seed, worst);
         call.flags = MOE_OUT_PAIRS;
-        compare_both(&f, &call, seed, worst);
+        compare_all(&f, &call, seed, worst);
         fixture_close(&f);
     }
-    print_message("largest error / bound: fused %.2g, composed %.2g\n", worst[0], worst[1]);
+    for (size_t i = 0; i < NUM_WAYS; i++)
+        print_message("largest error / bound, %s: %.2g\n", ways[i], worst[i]);
 }
 
 /* Every format of weights, all three matrices in it; other formats beside it in the random layers. With the best
@@ -54,7 +59,7 @@ static void test_random_layers(void **state)
 static void test_formats_on(const char *backend)
 {
     const struct moe_format_info *info;
-    double worst[2] = {0, 0};
+    double worst[NUM_WAYS] = {0};
     for (size_t i = 0; (info = moe_format_at(i)) != NULL; i++) {
         struct test_layer_spec spec = {.top_k = 2};
         bool large = info->block_values > 64;
@@ -64,7 +69,8 @@ static void test_formats_on(const char *backend)
         struct fixture f;
         fixture_open_on(&f, backend, &spec, i, NUM_TOKENS);
         struct test_call call = fixture_call(&f);
-        compare_both(&f, &call, i, worst);
+        compare_all(&f, &call, i, worst);
+        test_assert_ok(test_call_run(f.ctx, f.exact.layer, &call));
         double *ref = moe_ref_alloc(NUM_TOKENS * f.hidden_size, sizeof *ref);
         test_call_ref(&f.layer.block, &call, ref, NULL, NULL, NULL);
         double error = test_relative_error(f.out, ref, NUM_TOKENS * f.hidden_size);
@@ -85,7 +91,7 @@ static void test_formats(void **state)
 static void test_layouts_of_biases_and_matrices(void **state)
 {
     (void)state;
-    double worst[2] = {0, 0};
+    double worst[NUM_WAYS] = {0};
     for (int layout = TEST_DENSE; layout < TEST_NUM_LAYOUTS; layout++) {
         for (int way = 0; way < 8; way++) {
             struct test_layer_spec spec = {.top_k = 3, .shared_size = way & 4 ? 24 : 0, .shared_gate = true};
@@ -97,7 +103,7 @@ static void test_layouts_of_biases_and_matrices(void **state)
             struct fixture f;
             fixture_open(&f, &spec, (uint64_t)(8 * layout + way), NUM_TOKENS);
             struct test_call call = fixture_call(&f);
-            compare_both(&f, &call, (uint64_t)layout, worst);
+            compare_all(&f, &call, (uint64_t)layout, worst);
             fixture_close(&f);
         }
     }

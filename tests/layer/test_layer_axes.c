@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Random mixes of the axes around the experts (latent and zero experts, scales, bias and norm of the sum, a shared
-// expert with its own activation): fused and composed within the bounds of the definition, whatever a call brings; the
-// same bits for any threads and batch; halves; padding; workspace.
+// expert with its own activation): within the bounds of the definition, whatever a call brings; the same bits for any
+// threads and batch; halves; padding; workspace.
 #include "layer_fixture.h"
 
 enum { NUM_LAYERS = 60, NUM_TOKENS = 9 };
@@ -16,16 +16,16 @@ static void open_axes(struct fixture *f, uint64_t seed, size_t num_tokens)
     fixture_open(f, &spec, seed + 1, num_tokens);
 }
 
-/* Both layers within the bound; f->other has the fused layer's values, f->out the composed one's. */
-static void compare_both(struct fixture *f, struct test_call call, uint64_t seed, const char *what)
+/* All within their bounds; f->other has the default layer's values, f->out the composed one's. */
+static void compare_all(struct fixture *f, struct test_call call, uint64_t seed, const char *what)
 {
-    const struct moe_layer *layers[] = {f->fused.layer, f->composed.layer};
-    for (size_t i = 0; i < 2; i++) {
-        call.out = i == 0 ? f->other : f->out;
+    static const char *const ways[] = {"exact", "by default", "composed"};
+    const struct moe_layer *layers[] = {f->exact.layer, f->fused.layer, f->composed.layer};
+    for (size_t i = 0; i < 3; i++) {
+        call.out = i < 2 ? f->other : f->out;
         double found = fixture_compare(f, layers[i], &call);
         if (!(found <= 1))
-            fail_msg("seed %llu, %s, %s: error is %g times its bound", (unsigned long long)seed, what,
-                     i == 0 ? "fused" : "composed", found);
+            fail_msg("seed %llu, %s, %s: error is %g times its bound", (unsigned long long)seed, what, ways[i], found);
     }
 }
 
@@ -54,25 +54,25 @@ static void test_calls(void **state)
         struct test_call call = fixture_call(&f);
         if (f.layer.routing.router != NULL && seed % 2 == 0)
             call.logits = NULL;
-        compare_both(&f, call, seed, "routed");
+        compare_all(&f, call, seed, "routed");
         for (size_t i = 0; i < NUM_TOKENS * f.top_k; i += 4)
             f.ids[i] = -1;
         call = fixture_call_ids(&f);
-        compare_both(&f, call, seed, "by ids");
+        compare_all(&f, call, seed, "by ids");
         call.expert_map = map;
-        compare_both(&f, call, seed, "with a map");
+        compare_all(&f, call, seed, "with a map");
         call.flags = MOE_ACCUMULATE;
         call.start = start;
-        compare_both(&f, call, seed, "added");
+        compare_all(&f, call, seed, "added");
         call.expert_map = seed % 2 ? map : NULL;
         call.flags = MOE_OUT_PAIRS;
         call.start = NULL;
-        compare_both(&f, call, seed, "pairs");
+        compare_all(&f, call, seed, "pairs");
         call = fixture_call_ids(&f);
         call.top_k = 1 + test_below(&f.rng, f.num_experts);
         call.x_format = call.out_format = MOE_FORMAT_BF16;
         test_round(f.x, NUM_TOKENS * f.hidden_size, MOE_FORMAT_BF16);
-        compare_both(&f, call, seed, "another top_k");
+        compare_all(&f, call, seed, "another top_k");
         free(start);
         free(map);
         fixture_close(&f);
@@ -99,7 +99,7 @@ static void test_halves(void **state)
         test_assert_ok(test_call_run(f.ctx, f.fused.layer, &call));
         struct test_call combine = {.entry = TEST_COMBINE, .num_tokens = NUM_TOKENS, .x = pairs, .ids = f.ids,
                                     .weights = f.weights, .out = f.out};
-        compare_both(&f, combine, seed, "combine");
+        compare_all(&f, combine, seed, "combine");
         if (f.layer.params.shared == NULL) {
             call.flags = 0;
             call.out = f.out;
@@ -108,7 +108,7 @@ static void test_halves(void **state)
         }
         combine.flags = MOE_ACCUMULATE;
         combine.start = start;
-        compare_both(&f, combine, seed, "combine that adds");
+        compare_all(&f, combine, seed, "combine that adds");
         free(start);
         free(pairs);
         fixture_close(&f);
@@ -222,7 +222,7 @@ static void test_bits_of_large_layers(void **state)
         spec.latent_format = way == 1 ? MOE_FORMAT_Q8_0 : MOE_FORMAT_BF16;
         struct fixture f;
         fixture_open(&f, &spec, 5 + way, 150);
-        compare_both(&f, fixture_call(&f), way, "a large layer");
+        compare_all(&f, fixture_call(&f), way, "a large layer");
         compare_bits(&f, fixture_call_ids(&f));
         struct test_call combine = fixture_call_ids(&f);
         float *pairs = moe_ref_alloc(150 * f.top_k * f.expert_width, sizeof *pairs);
@@ -314,7 +314,7 @@ static void test_info(void **state)
             assert_int_equal(info.intermediate_size, 24);
             assert_int_equal(info.num_experts, way == 0 ? 4 : 7);
             assert_int_equal(info.num_zero_experts, way == 0 ? 0 : 3);
-            assert_true(info.batch_invariant && info.exact && !info.needs_token_ids);
+            assert_true(info.batch_invariant && info.exact && !info.needs_token_ids);    /* f32 weights */
         }
         fixture_close(&f);
         spec.hidden_size = 0;

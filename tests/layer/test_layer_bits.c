@@ -1,91 +1,12 @@
 // SPDX-License-Identifier: MIT
 // What is promised bit for bit: a token's result does not depend on the number of threads, on who drives them, on the
 // other tokens of the batch, on their order, or on what was in memory before.
+#include "layer_drivers.h"
 #include "layer_fixture.h"
-
-#include <pthread.h>
-#include <stdatomic.h>
 
 enum { NUM_LAYERS = 24, NUM_TOKENS = 64 };
 
 /* ---- drivers ---- */
-
-struct tasks {
-    void (*task)(void *arg, size_t i);
-    void *arg;
-    size_t count;
-    atomic_size_t next;
-};
-
-static void *take_tasks(void *arg)
-{
-    struct tasks *tasks = arg;
-    size_t i;
-    while ((i = atomic_fetch_add(&tasks->next, 1)) < tasks->count)
-        tasks->task(tasks->arg, i);
-    return NULL;
-}
-
-static void run_ascending(void *user, size_t count, void (*task)(void *arg, size_t i), void *arg)
-{
-    (void)user;
-    for (size_t i = 0; i < count; i++)
-        task(arg, i);
-}
-
-static void run_descending(void *user, size_t count, void (*task)(void *arg, size_t i), void *arg)
-{
-    (void)user;
-    for (size_t i = count; i-- > 0;)
-        task(arg, i);
-}
-
-static void run_on_threads(void *user, size_t count, void (*task)(void *arg, size_t i), void *arg)
-{
-    struct tasks tasks = {.task = task, .arg = arg, .count = count};
-    pthread_t threads[3];
-    (void)user;
-    for (size_t i = 0; i < 3; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, take_tasks, &tasks), 0);
-    take_tasks(&tasks);
-    for (size_t i = 0; i < 3; i++)
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
-}
-
-static void compare_drivers(struct fixture *f, const struct test_call *call, size_t n)
-{
-    void (*const drivers[])(void *, size_t, void (*)(void *, size_t), void *) = {run_ascending, run_descending,
-                                                                                 run_on_threads};
-    for (size_t i = 0; i < 3; i++) {
-        struct moe_context_params params;
-        struct moe_context *ctx = NULL;
-        MOE_INIT(&params);
-        params.num_threads = 4;
-        params.parallel_for = drivers[i];
-        test_assert_ok(moe_context_create(f->backend, &params, &ctx, NULL));
-        test_assert_ok(test_call_run(ctx, f->fused.layer, call));
-        test_assert_same(f->out, f->other, n, "a host's parallel_for");
-        moe_context_destroy(ctx);
-    }
-}
-
-static void compare_teams(struct fixture *f, struct test_call call, size_t n)
-{
-    const size_t members[] = {1, 2, 3, 4, 7};
-    struct moe_context_params params;
-    struct moe_context *ctx = NULL;
-    MOE_INIT(&params);
-    params.num_threads = 8;
-    params.team = true;
-    test_assert_ok(moe_context_create(f->backend, &params, &ctx, NULL));
-    call.entry = TEST_TEAM;
-    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
-        call.team = members[i];
-        test_assert_ok(test_call_run(ctx, f->fused.layer, &call));
-        test_assert_same(f->out, f->other, n, "a host's team");
-    }
-    moe_context_destroy(ctx);
-}
 
 static void compare_threads(struct fixture *f, const struct test_call *call, size_t n)
 {
@@ -112,8 +33,8 @@ static void test_threads_and_drivers(void **state)
         test_assert_ok(test_call_run(f.ctx, f.fused.layer, &call));
         call.out = f.out;
         compare_threads(&f, &call, n);
-        compare_drivers(&f, &call, n);
-        compare_teams(&f, call, n);
+        drivers_compare(&f, f.fused.layer, &call, n);
+        drivers_compare_teams(&f, f.fused.layer, &call, n);
         fixture_close(&f);
     }
 }
@@ -133,27 +54,12 @@ static void test_threads_of_large_layer(void **state)
     test_assert_ok(test_call_run(f.ctx, f.fused.layer, &call));
     call.out = f.out;
     compare_threads(&f, &call, n);
-    compare_drivers(&f, &call, n);
-    compare_teams(&f, call, n);
+    drivers_compare(&f, f.fused.layer, &call, n);
+    drivers_compare_teams(&f, f.fused.layer, &call, n);
     fixture_close(&f);
 }
 
 /* ---- batches ---- */
-
-/* Tokens first..first+count-1 of a call, where its arrays lie. */
-static struct test_call part_of(const struct fixture *f, struct test_call call, size_t first, size_t count)
-{
-    call.num_tokens = count;
-    call.x += first * f->hidden_size;
-    call.out += first * f->hidden_size;
-    if (call.logits != NULL)
-        call.logits += first * f->num_experts;
-    if (call.ids != NULL) {
-        call.ids += first * f->top_k;
-        call.weights += first * f->top_k;
-    }
-    return call;
-}
 
 static void compare_chunks(struct fixture *f, const struct moe_layer *layer, struct test_call call, size_t n)
 {
@@ -168,7 +74,7 @@ static void compare_chunks(struct fixture *f, const struct moe_layer *layer, str
         memset(f->out, 0, n * sizeof *f->out);
         for (size_t first = 0; first < NUM_TOKENS; first += chunks[i]) {
             size_t count = NUM_TOKENS - first < chunks[i] ? NUM_TOKENS - first : chunks[i];
-            struct test_call part = part_of(f, call, first, count);
+            struct test_call part = fixture_part(f, &call, first, count);
             test_assert_ok(test_call_run(f->ctx, layer, &part));
         }
         test_assert_same(f->out, f->other, n, "the batch in parts");
@@ -188,6 +94,8 @@ static void test_batch_is_single_calls(void **state)
         compare_chunks(&f, f.fused.layer, call, n);
         if (seed % 4 == 0)
             compare_chunks(&f, f.composed.layer, call, n);
+        if (seed % 4 == 2)
+            compare_chunks(&f, f.exact.layer, call, n);
         fixture_close(&f);
     }
 }
@@ -246,8 +154,8 @@ static void test_dirty_memory(void **state)
     for (uint64_t seed = 0; seed < NUM_LAYERS; seed++) {
         struct fixture f;
         fixture_open_random(&f, 33 * seed + 3, 10);
-        const struct moe_layer *layers[] = {f.fused.layer, f.composed.layer};
-        for (size_t i = 0; i < 2; i++) {
+        const struct moe_layer *layers[] = {f.fused.layer, f.exact.layer, f.composed.layer};
+        for (size_t i = 0; i < 3; i++) {
             struct test_call call = fixture_call(&f);
             call.out = f.other;
             test_assert_ok(test_call_run(f.ctx, layers[i], &call));
@@ -274,7 +182,8 @@ static void test_all_tokens_to_one_expert(void **state)
         struct test_call call = fixture_call_ids(&f);
         for (size_t i = 0; i < NUM_TOKENS * f.top_k; i++)
             f.ids[i] = (int64_t)(seed % f.num_experts);
-        test_assert_most(fixture_compare(&f, f.fused.layer, &call), 1, "error over its bound");
+        test_assert_most(fixture_compare(&f, f.exact.layer, &call), 1, "error over its bound");
+        test_assert_most(fixture_compare(&f, f.fused.layer, &call), 1, "error over its bound, by default");
         compare_chunks(&f, f.fused.layer, call, NUM_TOKENS * f.hidden_size);
         fixture_close(&f);
     }
@@ -325,6 +234,7 @@ static void test_halves(void **state)
         struct fixture f;
         fixture_open_random(&f, 11 * seed + 5, 13);
         compare_halves(&f, f.fused.layer);
+        compare_halves(&f, f.exact.layer);
         compare_halves(&f, f.composed.layer);
         fixture_close(&f);
     }

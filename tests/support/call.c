@@ -289,13 +289,32 @@ void test_call_ref(const struct moe_model_block *block, const struct test_call *
         .num_tokens = call->num_tokens, .top_k = top_k, .x = x, .router_x = router_x, .logits = logits,
         .ids = call->ids, .weights = weights, .expert_map = call->expert_map, .token_ids = call->token_ids,
         .pairs = (call->flags & MOE_OUT_PAIRS) != 0, .combine = combine, .out = out, .bound = bound, .out_ids = out_ids,
-        .out_weights = out_weights,
+        .out_weights = out_weights, .activations = call->activations,
     };
     moe_ref_layer(block, &ref);
     free(x);
     free(router_x);
     free(logits);
     free(weights);
+}
+
+static bool has_blocks(const struct moe_experts_params *experts)
+{
+    const struct moe_matrix *matrices[] = {experts->up, experts->down, experts->gate};
+    for (size_t i = 0; i < 3; i++)
+        if (matrices[i] != NULL && moe_format_info(matrices[i]->data.format)->block_values > 1)
+            return true;
+    return false;
+}
+
+enum moe_ref_activations test_rounding(const struct moe_layer *layer, const struct moe_model_block *block)
+{
+    struct moe_layer_info info = {.struct_size = sizeof info};
+    test_assert_ok(moe_layer_info(layer, &info));
+    if (info.exact)
+        return MOE_REF_F32;
+    return has_blocks(block->experts) || (block->shared != NULL && has_blocks(block->shared)) ? MOE_REF_INT8
+                                                                                            : MOE_REF_BF16;
 }
 
 void test_round(float *values, size_t n, enum moe_format format)

@@ -220,6 +220,8 @@ static void init_shared(struct test_layer *layer, struct test_rng *rng, const st
     experts.num_experts = 1;
     experts.hidden_size = layer->hidden_size;
     experts.intermediate_size = spec->shared_size;
+    if (spec->shared_plain)
+        experts.gate = experts.up = experts.down = spec->shared_format;
     if (spec->shared_act.struct_size != 0)
         experts.act = spec->shared_act;
     test_experts_init(&layer->shared_experts, rng, &experts);

@@ -31,6 +31,8 @@ void test_fill_heavy(struct test_rng *rng, float *out, size_t rows, size_t cols,
 /* A row of weights of about that scale, in any format: such values quantised, or random blocks where the format can
  * only be read (weights.c). */
 void test_fill_weights(struct test_rng *rng, enum moe_format format, void *out, size_t cols, double scale);
+/* The same of random blocks in any format: codes that quantised values seldom have. */
+void test_random_weights(struct test_rng *rng, enum moe_format format, void *out, size_t cols, double scale);
 
 /* ---- memory (memory.c): 64 guard bytes at both ends, filled with 0xff, which is NaN in f32, f16 and bf16 ---- */
 
@@ -107,7 +109,9 @@ struct test_layer_spec {
     bool no_routing, router, router_bias, selection_bias;
     enum moe_format router_format;
     struct moe_routing routing;          /* its plain fields */
-    size_t shared_size;                  /* intermediate_size of the shared expert, 0: none; formats of experts */
+    size_t shared_size;                  /* intermediate_size of the shared expert, 0: none */
+    bool shared_plain;                   /* all of it in shared_format; otherwise formats of experts */
+    enum moe_format shared_format;
     bool shared_gate;
     struct moe_act shared_act;           /* struct_size 0: that of experts */
     bool weight_on_input;
@@ -178,6 +182,7 @@ struct test_call {
     int32_t *out_ids;
     float *out_weights;
     int64_t *counts;                     /* added to */
+    enum moe_ref_activations activations;    /* what the bound of test_call_ref is to allow */
 };
 
 /* Run it with a workspace of exactly the size asked for, full of NaN. Fails if a guard, an input or the padding of an
@@ -187,6 +192,10 @@ enum moe_status test_call_run(struct moe_context *ctx, const struct moe_layer *l
 /* The same by src/ref; out_ids, out_weights and bound may be NULL. */
 void test_call_ref(const struct moe_model_block *block, const struct test_call *call, double *out, double *bound,
                    int64_t *out_ids, double *out_weights);
+
+/* What the layer rounds activations to, at worst: nothing where it says so, bf16 where no matrix has blocks, else
+ * int8. */
+enum moe_ref_activations test_rounding(const struct moe_layer *layer, const struct moe_model_block *block);
 
 /* Round values to a format and back. */
 void test_round(float *values, size_t n, enum moe_format format);

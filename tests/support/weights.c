@@ -37,18 +37,11 @@ static bool random_block(struct test_rng *rng, const struct moe_format_info *inf
 
 /* Integers that have no scale are too large for all tries: one block is enough to know. Blocks of one or two values
  * would take long: from the 17th on, they are copies of any of the first. */
-void test_fill_weights(struct test_rng *rng, enum moe_format format, void *out, size_t cols, double scale)
+void test_random_weights(struct test_rng *rng, enum moe_format format, void *out, size_t cols, double scale)
 {
     const struct moe_format_info *info = moe_format_info(format);
     bool has_scale = true;
     uint8_t *blocks = out;
-    if (moe_format_can_quantise(format)) {
-        float *row = moe_ref_alloc(cols, sizeof *row);
-        test_fill_heavy(rng, row, 1, cols, scale);
-        test_assert_ok(moe_format_quantise(format, out, row, 1, cols));
-        free(row);
-        return;
-    }
     for (size_t i = 0; i < cols / info->block_values; i++) {
         uint8_t *block = blocks + i * info->block_bytes;
         if (i < NUM_BLOCKS)
@@ -56,4 +49,16 @@ void test_fill_weights(struct test_rng *rng, enum moe_format format, void *out, 
         else
             memcpy(block, blocks + test_below(rng, NUM_BLOCKS) * info->block_bytes, info->block_bytes);
     }
+}
+
+void test_fill_weights(struct test_rng *rng, enum moe_format format, void *out, size_t cols, double scale)
+{
+    if (!moe_format_can_quantise(format)) {
+        test_random_weights(rng, format, out, cols, scale);
+        return;
+    }
+    float *row = moe_ref_alloc(cols, sizeof *row);
+    test_fill_heavy(rng, row, 1, cols, scale);
+    test_assert_ok(moe_format_quantise(format, out, row, 1, cols));
+    free(row);
 }
