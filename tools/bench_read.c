@@ -10,7 +10,7 @@
 
 #define PIECE_BYTES ((size_t)1 << 21)   /* large against the clock's steps, small against a time slice */
 #define MOST_PIECES 2048
-#define READ_SECONDS 0.15
+#define READ_SECONDS 0.05
 #define MOST_THREADS 1024
 
 struct reader {

@@ -110,14 +110,29 @@ static void describe_layer(struct bench_weights *w, size_t layer, const struct p
     w->ranges[layer] = (struct bench_range){w->memory[layer], (size_t)w->layer_bytes};
 }
 
+/* Memory that is free or can be had without swapping; 0: not known. */
+static uint64_t free_memory(void)
+{
+    unsigned long long kilobytes = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    char line[128];
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1)
+            break;
+    if (file)
+        fclose(file);
+    if (kilobytes > 0)
+        return (uint64_t)kilobytes * 1024;
+    long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+}
+
 /* As many layers as hold cold_bytes, but no more than half the memory that is free. */
 static int count_layers(struct bench_weights *w, uint64_t cold_bytes)
 {
-    uint64_t layers = (cold_bytes + w->layer_bytes - 1) / w->layer_bytes;
+    uint64_t layers = (cold_bytes + w->layer_bytes - 1) / w->layer_bytes, half = free_memory() / 2;
     layers = layers < 1 ? 1 : layers > MOST_LAYERS ? MOST_LAYERS : layers;
-    long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && size > 0) {
-        uint64_t half = (uint64_t)pages * (uint64_t)size / 2;
+    if (half > 0) {
         char needed[32], free_bytes[32];
         if (w->layer_bytes > half)
             return tool_fail(TOOL_INPUT, "one layer of that shape has %s, more than half of the free memory (%s)",
@@ -153,7 +168,7 @@ static int fill_layers(struct bench_weights *w, struct part *parts)
 int bench_weights_make(struct bench_weights *w, const struct bench_shape *shape, enum moe_format format,
                        enum moe_format down, uint64_t cold_bytes)
 {
-    *w = (struct bench_weights){.shape = *shape, .format = format, .down = down};
+    *w = (struct bench_weights){.shape = *shape, .format = format, .down = down, .matrices_each = 3};
     struct part parts[3] = {{.format = format, .rows = shape->intermediate_size, .cols = shape->hidden_size},
                             {.format = format, .rows = shape->intermediate_size, .cols = shape->hidden_size},
                             {.format = down, .rows = shape->hidden_size, .cols = shape->intermediate_size}};
@@ -239,6 +254,7 @@ int bench_weights_of_model(struct bench_weights *w, struct session *session)
             const struct moe_experts_params *p = block->experts;
             w->shape = (struct bench_shape){p->hidden_size, p->intermediate_size, p->num_experts, block->layer->top_k};
             w->weight_on_input = block->layer->weight_on_input;
+            w->matrices_each = p->gate ? 3 : 2;
         }
         w->params[w->num_layers++] = *block->experts;
     }

@@ -27,6 +27,7 @@ struct bench_weights {
     size_t num_ranges;
     uint64_t layer_bytes, expert_bytes;
     bool weight_on_input;
+    size_t matrices_each;                  /* of an expert: gate, up and down, or up and down */
 };
 
 /* Gaussian weights with sigma 1/sqrt(cols), as many layers as hold cold_bytes. */

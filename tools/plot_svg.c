@@ -45,7 +45,9 @@ struct drawing {
     struct axis x, y;
     struct plot_cell *cells;
     size_t num_cells, num_boxes, num_segments;
-    double read, best;          /* GB/s; GFLOP/s */
+    double read, top;           /* GB/s; the highest roof, GFLOP/s, 0: none */
+    const struct plot *plot;
+    size_t roof_lines[8];       /* segments; SIZE_MAX: out of sight */
     struct box *boxes;          /* what labels must not cover: dots, then labels */
     struct segment *segments;   /* what they rather do not cross */
 };
@@ -112,8 +114,11 @@ static void set_axes(struct drawing *d)
         y0 = fmin(y0, d->cells[i].rate);
         y1 = fmax(y1, d->cells[i].rate);
     }
-    d->best = y1;
-    if (d->read > 0) {      /* so that the limit of the leftmost cell is in sight */
+    for (size_t i = 0; i < d->plot->num_roofs; i++)
+        d->top = fmax(d->top, d->plot->roofs[i].rate);
+    y1 = fmax(y1, d->top);
+    if (d->read > 0) {      /* so that the limit of the leftmost cell is in sight, and where the roofs meet */
+        x1 = fmax(x1, d->top / d->read);
         y0 = fmin(y0, d->read * x0);
         y1 = fmax(y1, d->read * x0);
     }
@@ -226,14 +231,16 @@ static void label_line(struct drawing *d, const struct segment *s, const char *t
     draw_label(d, best, "line", "#334155", text);
 }
 
-/* The tokens of a cell, beside its dot or, joined to it by a thin line, some way off. */
+/* The tokens of a cell and its ratio, beside its dot or, joined to it by a thin line, some way off. */
 static void label_dot(struct drawing *d, const struct plot_cell *cell)
 {
     static const double toward[8][2] = {{0.7, 0.7}, {-0.7, -0.7}, {0, -1}, {0, 1},
                                         {1, 0}, {-1, 0}, {0.7, -0.7}, {-0.7, 0.7}};
     static const double distances[] = {6, 11, 18, 27};
-    char text[32];
+    char text[48];
     snprintf(text, sizeof text, "%zu", cell->tokens);
+    if (isfinite(cell->ratio))
+        tool_append(text, sizeof text, ": %.0f%%", 100 * cell->ratio);
     double x = at(&d->x, cell->intensity), y = at(&d->y, cell->rate), least = OVERLAP, far = 0;
     double width = DIGIT * (double)strlen(text) + 2;
     struct box best = {0};
@@ -265,17 +272,26 @@ static void add_segment(struct drawing *d, double x0, double y0, double x1, doub
     emit(d, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" %s/>\n", x0, y0, x1, y1, style);
 }
 
-/* rate = read x intensity, the part of it within the axes, and the best rate. */
+/* rate = read x intensity, the part of it within the axes and below the highest roof, then the roofs, each from where
+ * it meets that line. */
 static void draw_limits(struct drawing *d)
 {
-    double from = fmax(d->x.low, d->y.low / d->read), to = fmin(d->x.high, d->y.high / d->read);
+    double high = d->top > 0 ? fmin(d->y.high, d->top) : d->y.high;
+    double from = fmax(d->x.low, d->y.low / d->read), to = fmin(d->x.high, high / d->read);
     if (d->read > 0 && from < to)
         add_segment(d, at(&d->x, from), at(&d->y, d->read * from), at(&d->x, to), at(&d->y, d->read * to),
                     "stroke=\"#334155\" stroke-width=\"1.6\"");
     else
         d->read = 0;
-    add_segment(d, LEFT, at(&d->y, d->best), RIGHT, at(&d->y, d->best),
-                "stroke=\"#334155\" stroke-width=\"1.2\" stroke-dasharray=\"6 4\"");
+    for (size_t i = 0; i < d->plot->num_roofs; i++) {
+        double rate = d->plot->roofs[i].rate, meets = d->read > 0 ? fmax(d->x.low, rate / d->read) : d->x.low;
+        d->roof_lines[i] = SIZE_MAX;
+        if (rate < d->y.low || rate > d->y.high * 1.001 || meets >= d->x.high)
+            continue;
+        d->roof_lines[i] = d->num_segments;
+        add_segment(d, at(&d->x, meets), at(&d->y, rate), RIGHT, at(&d->y, rate),
+                    "stroke=\"#334155\" stroke-width=\"1.2\" stroke-dasharray=\"6 4\"");
+    }
 }
 
 static void draw_series(struct drawing *d)
@@ -293,8 +309,8 @@ static void draw_series(struct drawing *d)
         const struct plot_cell *c = &d->cells[i];
         char intensity[32], rate[32], share[48] = "";
         double x = at(&d->x, c->intensity), y = at(&d->y, c->rate);
-        if (c->read > 0)
-            snprintf(share, sizeof share, ", %.2f of its read limit", c->rate / c->intensity / c->read);
+        if (isfinite(c->ratio))
+            snprintf(share, sizeof share, ", %.0f %% of the ideal", 100 * c->ratio);
         emit(d, "<circle class=\"dot\" cx=\"%.1f\" cy=\"%.1f\" r=\"%.0f\" fill=\"%s\" stroke=\"#ffffff\">"
                 "<title>%s, down %s, tokens %zu: %s GFLOP/s at %s FLOP per byte%s</title></circle>\n", x, y, DOT,
              colours[c->series % NUM_COLOURS], c->format, c->down, c->tokens, figure(rate, c->rate),
@@ -306,13 +322,16 @@ static void draw_series(struct drawing *d)
 static void draw_labels(struct drawing *d)
 {
     char value[32], text[96];
-    size_t best = d->read > 0 ? 1 : 0;      /* where draw_limits put the line of the best rate */
     if (d->read > 0) {
         snprintf(text, sizeof text, "read: %s GB/s (median)", figure(value, d->read));
         label_line(d, &d->segments[0], text);
     }
-    snprintf(text, sizeof text, "best of this run: %s GFLOP/s", figure(value, d->best));
-    label_line(d, &d->segments[best], text);
+    for (size_t i = 0; i < d->plot->num_roofs; i++) {
+        const struct plot_roof *roof = &d->plot->roofs[i];
+        snprintf(text, sizeof text, "%s: %s GFLOP/s", roof->name, figure(value, roof->rate));
+        if (d->roof_lines[i] != SIZE_MAX)
+            label_line(d, &d->segments[d->roof_lines[i]], text);
+    }
     for (size_t i = 0; i < d->num_cells; i++)
         label_dot(d, &d->cells[i]);
 }
@@ -337,8 +356,8 @@ static void draw_legend(struct drawing *d)
         emit(d, "<text x=\"%.0f\" y=\"%.1f\" font-size=\"12\" fill=\"#0f172a\">%s%s%s</text>\n", x + 33, y + 4,
              c->format, strcmp(c->format, c->down) ? ", down " : "", strcmp(c->format, c->down) ? c->down : "");
     }
-    emit(d, "<text x=\"%.0f\" y=\"%.0f\" fill=\"#475569\">Numbers at the dots:</text>\n"
-            "<text x=\"%.0f\" y=\"%.0f\" fill=\"#475569\">tokens of a call</text>\n</svg>\n", x, BOTTOM - 16, x,
+    emit(d, "<text x=\"%.0f\" y=\"%.0f\" fill=\"#475569\">At the dots: tokens of a</text>\n"
+            "<text x=\"%.0f\" y=\"%.0f\" fill=\"#475569\">call, share of the ideal</text>\n</svg>\n", x, BOTTOM - 16, x,
          BOTTOM - 2);
 }
 
@@ -383,14 +402,14 @@ static void prepare(struct drawing *d, struct plot *plot)
 
 bool plot_svg_write(struct outfile *out, struct plot *plot)
 {
-    struct drawing d = {.out = out};
+    struct drawing d = {.out = out, .plot = plot};
     prepare(&d, plot);
     if (!d.num_cells) {
         tool_fail(TOOL_INPUT, "%s: there is no cell to draw", out->path);
         return false;
     }
-    d.boxes = tool_alloc(2 * d.num_cells + 2, sizeof *d.boxes);
-    d.segments = tool_alloc(d.num_cells + 2, sizeof *d.segments);
+    d.boxes = tool_alloc(2 * d.num_cells + 9, sizeof *d.boxes);
+    d.segments = tool_alloc(d.num_cells + 9, sizeof *d.segments);
     if (d.boxes && d.segments) {
         set_axes(&d);
         draw_frame(&d, plot);

@@ -61,9 +61,14 @@ void progress_add(struct progress *progress, uint64_t amount)
         show(progress, now);
 }
 
-void progress_end(struct progress *progress)
+void progress_hide(struct progress *progress)
 {
     if (progress->on)
         fputs("\r\033[K", stderr);
+}
+
+void progress_end(struct progress *progress)
+{
+    progress_hide(progress);
     progress->on = false;
 }

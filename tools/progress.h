@@ -16,6 +16,7 @@ struct progress {
 
 void progress_begin(struct progress *progress, const char *label, uint64_t total);
 void progress_add(struct progress *progress, uint64_t amount);
+void progress_hide(struct progress *progress);   /* erases the line until the next add, for other lines */
 void progress_end(struct progress *progress);    /* erases the line */
 
 /* The line for a moment; for tests. Returns its length, as snprintf. */

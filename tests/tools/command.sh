@@ -25,7 +25,8 @@ help_pages()
     options run layer input output router-input token-ids ids weights ids-out weights-out describe backend threads \
         primitives exact
     options check reference tolerance describe backend threads primitives exact json
-    options bench shape format down tokens threads backend describe error seconds cold-bytes json plot
+    options bench shape format type down tokens threads backend describe exact error seconds retries cold-bytes json \
+        plot
     options convert format down rule experts-only threads
     expect 0 --version
     said '^moe [0-9]'
@@ -80,6 +81,10 @@ wrong_usage()
         said 'are one file'
     done
     expect 2 bench "$bard" --format f32
+    expect 2 bench "$bard" --type f32
+    expect 2 bench --shape 64,64,8,2 --format f32 --type f32
+    said 'give one of them'
+    expect 2 bench --shape 64,64,8,2 --format f32 --retries 1001
     expect 2 bench "$bard" --plot
     said '--plot needs a value: --plot FILE'
     expect 2 bench "$bard" --plot=
@@ -416,14 +421,31 @@ converted_again()
     return 0
 }
 
+quick='--seconds 0.01 --cold-bytes 1e6 --retries 0'
+
 benches()
 {
-    expect 0 bench --shape 256,256,8,2 --format f32,q4_k --down q8_0 --tokens 1,3 --seconds 0.01 --cold-bytes 1e6 \
-        --error --json --threads 2
+    expect 0 bench --shape 256,256,8,2 --format f32,q4_k --down q8_0 --tokens 1,3 $quick --error --json --threads 2
     [ "$(wc -l <out)" -eq 4 ] || fail 'four cells, four lines'
-    "$fixture" json out library shape type down tokens threads median_ms min_ms unique_expert_bytes GB_s read_GB_s \
-        ratio_to_read GFLOP_s rel_error level || fail 'bench --json'
-    expect 0 bench "$zoo/gpt_oss" --tokens 5 --seconds 0.01 --error
+    "$fixture" json out library version backend level path shape type down tokens threads median_ms min_ms spread \
+        calls unique_expert_bytes GB_s read_GB_s ratio_to_read GFLOP_s ideal_ms ratio_to_ideal bound ratio_to_amx \
+        peak_f32_GFLOP_s peak_bf16_GFLOP_s peak_int8_GFLOP_s peak_amx_bf16_GFLOP_s peak_amx_int8_GFLOP_s f32_GFLOP_s \
+        other_cpu_percent steal_percent read_spread disturbed rel_error || fail 'bench --json'
+    said '"shape": \[256, 256, 8, 2\], "type": "q4_k", "down": "q8_0"'
+    grep -q '"disturbed": \(true\|false\)' out || fail 'disturbed is neither true nor false'
+    grep -q -v '"peak_f32_GFLOP_s": [1-9]' out && fail 'no peak of f32'
+    expect 0 bench --shape 256,256,8,2 --format q4_0 --tokens 2 $quick --json --exact --error
+    said '"rel_error": [0-9.]*e-0*[6-9],'
+    expect 0 bench --shape 256,256,8,2 --type q4_K,MXFP4 --tokens 1 $quick --json --exact --backend cpu:c
+    said '"path": "c-exact", "shape": \[256, 256, 8, 2\], "type": "q4_K", "down": "q6_k"'
+    said '"type": "MXFP4", "down": "mxfp4"'
+    said '"peak_int8_GFLOP_s": null'
+    grep -q -v '"bound": "\(read\|f32\)"' out && fail 'an exact layer is bound by what it does not use'
+    expect 0 bench --shape 256,256,8,2 --type q4_k --down q5_0 --tokens 1 $quick
+    said '^q4_k/q5_0 .* %'
+    said '^weights .* ideal ms  ratio bound'
+    said '^peaks, GFLOP/s: f32 [1-9]'
+    expect 0 bench "$zoo/gpt_oss" --tokens 5 --seconds 0.01 --retries 0 --error
     said 'GFLOP/s'
 }
 
@@ -439,16 +461,16 @@ plot()
         /^<\// { bad = bad || !depth || open[depth--] != name; count++ }
         END { exit bad || depth || !count }' || fail "$1: no well-formed XML"
     grep -q -e '<script' -e '<style' -e 'href' -e 'url(' "$1" && fail "$1 needs more than itself"
-    for text in 'FLOP per byte' 'rate, GFLOP/s' 'read: [0-9.]* GB/s' 'best of this run: [0-9.]* GFLOP/s' \
-        ' threads\{0,1\}<'; do
+    for text in 'FLOP per byte' 'rate, GFLOP/s' 'read: [0-9.]* GB/s' '>[a-z0-9]*: [0-9.]* GFLOP/s<' ' threads\{0,1\}<' \
+        '>[0-9]*: [0-9]*%<' '[0-9]* % of the ideal<'; do
         grep -q "$text" "$1" || fail "$1 does not say $text"
     done
 }
 
 plots()
 {
-    expect 0 bench --shape 256,256,8,2 --format f32,q4_k --down q8_0 --tokens 3,1 --seconds 0.01 --cold-bytes 1e6 \
-        --json --threads 2 --plot plot.svg
+    expect 0 bench --shape 256,256,8,2 --format f32,q4_k --down q8_0 --tokens 3,1 $quick --json --threads 2 \
+        --plot plot.svg
     [ "$(grep -c '^{.*}$' out)" -eq 4 ] && [ "$(wc -l <out)" -eq 4 ] || fail 'four cells, four lines beside a plot'
     plot plot.svg 4
     grep -q 'hidden 256, intermediate 256, 8 experts, top-k 2<' plot.svg || fail 'the plot does not say the shape'
@@ -457,7 +479,7 @@ plots()
     cp plot.svg before.svg
     expect 3 bench nowhere --plot plot.svg
     cmp -s plot.svg before.svg || fail 'a failed bench changed an older plot'
-    expect 0 bench "$zoo/gpt_oss" --tokens 5 --seconds 0.01 --threads 1 --plot=plot.svg
+    expect 0 bench "$zoo/gpt_oss" --tokens 5 --seconds 0.01 --retries 0 --threads 1 --plot=plot.svg
     said 'ratio'
     plot plot.svg 1
     ls | grep -q '\.tmp-' && fail 'a temporary file was left'
