@@ -97,13 +97,24 @@ static inline double moe_exp(double x)
     return p * moe_exp_double((half - 1) << 52) * moe_exp_double((biased - half - 1) << 52);
 }
 
+/* negative where x has its sign bit set. Not a comparison: with several of one x compilers make jumps of them. */
+static inline double moe_exp_by_sign(double x, double negative, double positive)
+{
+    uint64_t sign, a, b;
+    memcpy(&sign, &x, sizeof sign);
+    memcpy(&a, &negative, sizeof a);
+    memcpy(&b, &positive, sizeof b);
+    uint64_t mask = 0u - (sign >> 63);
+    return moe_exp_double((a & mask) | (b & ~mask));
+}
+
 /* tanh in double. Below 0.02 1 - 2 / (1 + e^2v) would cancel; there the series is off by less than 1e-15 of itself. */
 static inline double moe_tanh(double v)
 {
-    double a = v < 0.0 ? -v : v, s = v * v;
+    double a = moe_exp_by_sign(v, -v, v), s = v * v;
     double small = v * (1.0 + s * (-1.0 / 3 + s * (2.0 / 15 - s * (17.0 / 315))));
     double large = 1.0 - 2.0 / (1.0 + moe_exp(2.0 * a));
-    large = v < 0.0 ? -large : large;
+    large = moe_exp_by_sign(v, -large, large);
     return a < 0.02 ? small : large;
 }
 
@@ -112,7 +123,7 @@ static inline double moe_tanh(double v)
  * relative error stays below 4e-13 up to x = 26, where erfc leaves the normal numbers. */
 static inline double moe_erfc(double x)
 {
-    double a = x < 0.0 ? -x : x;
+    double a = moe_exp_by_sign(x, -x, x);
     a = a > 40.0 ? 40.0 : a; /* erfc(27.3) is 0 in double */
     double t = (a - 3.0) / (a + 3.0);
     double p = -5.315773423979114e-09;
@@ -135,7 +146,7 @@ static inline double moe_erfc(double x)
     p = p * t - 0.23092733308201965;
     p = p * t + 0.7160046047255598;
     double positive = moe_exp(-a * a) / (1.0 + a) * p;
-    return x < 0.0 ? 2.0 - positive : positive;
+    return moe_exp_by_sign(x, 2.0 - positive, positive);
 }
 
 #endif

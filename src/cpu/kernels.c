@@ -23,6 +23,11 @@ typedef void any_fn(void);
 #define LEVEL_DEF "cpu/x86/avx2.def"
 #include "cpu/level_tmpl.h"
 
+#define LEVEL avx512
+#define LEVEL_NAME AVX512
+#define LEVEL_DEF "cpu/x86/avx512.def"
+#include "cpu/level_tmpl.h"
+
 #define LEVEL avx512vnni
 #define LEVEL_NAME AVX512VNNI
 #define LEVEL_DEF "cpu/x86/avx512vnni.def"
@@ -36,6 +41,7 @@ static const struct {
     [MOE_LEVEL_C] = {rows_c, MOE_ARRAY_SIZE(rows_c)},
 #if defined(__x86_64__)
     [MOE_LEVEL_AVX2] = {rows_avx2, MOE_ARRAY_SIZE(rows_avx2)},
+    [MOE_LEVEL_AVX512] = {rows_avx512, MOE_ARRAY_SIZE(rows_avx512)},
     [MOE_LEVEL_AVX512VNNI] = {rows_avx512vnni, MOE_ARRAY_SIZE(rows_avx512vnni)},
 #endif
 };
