@@ -18,7 +18,8 @@
  * nothing. The sum of one (r, t) has one order, whatever rows, num_tokens, r and t are: segments of
  * MOE_LINEAR_SEGMENT columns, the last may be shorter; within a segment a fixed set of lanes (column modulo the lanes),
  * which a fixed tree adds up; segments ascending; all in f32. How many lanes, and whether products are fused, is the
- * level's. Each row of w is unpacked once for all tokens. */
+ * level's; one with 16 lanes may take segments of twice the columns: no lane sums more than 32 products. Each row of w
+ * is unpacked once for all tokens. */
 enum { MOE_LINEAR_SEGMENT = 256 };
 struct moe_linear_args {
     float *y;

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: MIT
+// linear on AVX-512 with activations in f32: 16 lanes (column modulo 16), fused multiply-add, segments of 512 columns,
+// so that a lane sums 32 products. Rows are unpacked to f32 in the first cache: one after the other for one token, in
+// strips that several tokens share.
+#include <immintrin.h>
+#include <string.h>
+
+#include "cpu/x86/linear_avx512.h"
+#include "scales_row.h"
+
+enum {
+    LANES = 16,
+    SEGMENT = 2 * MOE_LINEAR_SEGMENT,
+    RUN = 4 * SEGMENT,       /* columns unpacked at once for one token: four sums that do not wait for each other */
+    TILE_ROWS = 4,
+    TILE_TOKENS = 6,         /* 4 x 6 accumulators, 6 vectors of x, 1 of w: 31 of 32 registers */
+    STRIP_ROWS = 8,          /* 16 KB of f32 */
+    AHEAD = 8192,            /* bytes that are fetched ahead of a row's products */
+    LINE = 64
+};
+
+static inline size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline __mmask16 first_lanes(size_t n)
+{
+    return (__mmask16)(n < LANES ? (1u << n) - 1 : 0xffffu);
+}
+
+/* ---- lanes to sums ---- */
+
+/* Lane i is a[i] + a[i ^ 8], or b's where i has the bit 8; the others the same with 4, 2, 1. */
+static inline __m512 fold8(__m512 a, __m512 b)
+{
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+}
+
+static inline __m512 fold4(__m512 a, __m512 b)
+{
+    const __m512i other = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, a, b), _mm512_permutex2var_ps(a, other, b));
+}
+
+static inline __m512 fold2(__m512 a, __m512 b)
+{
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+}
+
+static inline __m512 fold1(__m512 a, __m512 b)
+{
+    const __m512i other = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, a, b), _mm512_permutex2var_ps(a, other, b));
+}
+
+/* Lane i is the sum of acc[i]'s lanes, added up with those 8, then 4, 2 and 1 further on. */
+static inline __m512 sum16(const __m512 acc[16])
+{
+    __m512 sums[8];
+    for (size_t i = 0; i < 8; i++)
+        sums[i] = fold8(acc[i], acc[i + 8]);
+    for (size_t i = 0; i < 4; i++)
+        sums[i] = fold4(sums[i], sums[i + 4]);
+    for (size_t i = 0; i < 2; i++)
+        sums[i] = fold2(sums[i], sums[i + 2]);
+    return fold1(sums[0], sums[1]);
+}
+
+/* The same of 8: lane 2 i, and 2 i + 1, is the sum of acc[i]'s. */
+static inline __m512 sum8(const __m512 acc[8])
+{
+    __m512 sums[4];
+    for (size_t i = 0; i < 4; i++)
+        sums[i] = fold8(acc[i], acc[i + 4]);
+    for (size_t i = 0; i < 2; i++)
+        sums[i] = fold4(sums[i], sums[i + 2]);
+    __m512 both = fold2(sums[0], sums[1]);
+    return fold1(both, both);
+}
+
+/* ---- one token ---- */
+
+/* Sums that wait for others to be added up with. */
+struct pending {
+    __m512 acc[LANES];
+    float *y[LANES];
+    size_t count;
+};
+
+static void flush(struct pending *pending)
+{
+    float sums[LANES];
+    _mm512_storeu_ps(sums, sum16(pending->acc));
+    for (size_t i = 0; i < pending->count; i++)
+        *pending->y[i] += sums[i];
+    pending->count = 0;
+}
+
+static inline void push(struct pending *pending, float *y, __m512 acc)
+{
+    pending->acc[pending->count] = acc;
+    pending->y[pending->count] = y;
+    if (++pending->count == LANES)
+        flush(pending);
+}
+
+/* Columns start.. of row r to f32, with zeros up to whole vectors. */
+static inline void unpack(float *out, const struct moe_linear_matrix *m, size_t r, size_t start, size_t cols)
+{
+    const struct moe_linear_args *a = m->args;
+    m->dequantise(out, a->w + r * a->w_stride + start / m->block_values * m->block_bytes, cols / m->block_values);
+    if (m->scales != NULL)
+        moe_scales_apply(out, m->scales, m->first_row + r, start, cols);
+    if (cols % LANES > 0)
+        _mm512_mask_storeu_ps(out + cols / LANES * LANES, (__mmask16)~first_lanes(cols % LANES), _mm512_setzero_ps());
+}
+
+static inline __m512 dot(const float *w, const float *x, size_t cols)
+{
+    __m512 acc = _mm512_setzero_ps();
+    size_t c = 0;
+    for (; c + LANES <= cols; c += LANES)
+        acc = _mm512_fmadd_ps(_mm512_load_ps(w + c), _mm512_loadu_ps(x + c), acc);
+    if (c < cols)
+        acc = _mm512_fmadd_ps(_mm512_load_ps(w + c), _mm512_maskz_loadu_ps(first_lanes(cols - c), x + c), acc);
+    return acc;
+}
+
+/* Four whole segments at once. */
+static inline void dot_run(__m512 acc[4], const float *w, const float *x)
+{
+    for (size_t i = 0; i < 4; i++)
+        acc[i] = _mm512_setzero_ps();
+    for (size_t c = 0; c < SEGMENT; c += LANES)
+        for (size_t i = 0; i < 4; i++)
+            acc[i] = _mm512_fmadd_ps(_mm512_load_ps(w + i * SEGMENT + c), _mm512_loadu_ps(x + i * SEGMENT + c), acc[i]);
+}
+
+static void linear_one(const struct moe_linear_matrix *m)
+{
+    const struct moe_linear_args *a = m->args;
+    const float *x = a->x + (a->x_rows != NULL ? (size_t)a->x_rows[0] : 0) * a->x_stride;
+    _Alignas(64) float w[RUN];
+    struct pending pending;
+    pending.count = 0;
+    for (size_t i = 0; i < LANES; i++)
+        pending.acc[i] = _mm512_setzero_ps();
+    size_t size = a->rows * a->w_stride;
+    for (size_t r = 0; r < a->rows; r++) {
+        a->y[r] = 0.0f;
+        for (size_t start = 0; start < a->cols; start += RUN) {
+            size_t cols = smaller(RUN, a->cols - start);
+            size_t offset = r * a->w_stride + start / m->block_values * m->block_bytes + AHEAD;
+            size_t end = smaller(offset + cols / m->block_values * m->block_bytes, size);
+            for (; offset < end; offset += LINE)
+                _mm_prefetch((const char *)(a->w + offset), _MM_HINT_T0);
+            unpack(w, m, r, start, cols);
+            if (cols == RUN) {
+                __m512 acc[4];
+                dot_run(acc, w, x + start);
+                for (size_t i = 0; i < 4; i++)
+                    push(&pending, a->y + r, acc[i]);
+                continue;
+            }
+            for (size_t c = 0; c < cols; c += SEGMENT)
+                push(&pending, a->y + r, dot(w + c, x + start + c, smaller(SEGMENT, cols - c)));
+        }
+    }
+    flush(&pending);
+}
+
+/* ---- several tokens ---- */
+
+/* A segment of rows r.. into strip rows of SEGMENT. The next segment, or that of the next rows, is fetched
+ * meanwhile. */
+static void unpack_strip(float *strip, const struct moe_linear_matrix *m, size_t r, size_t rows, size_t start,
+                         size_t cols)
+{
+    const struct moe_linear_args *a = m->args;
+    bool last = start + cols == a->cols;
+    size_t bytes = cols / m->block_values * m->block_bytes;
+    for (size_t i = 0; i < rows; i++) {
+        size_t next_row = last ? smaller(r + i + STRIP_ROWS, a->rows - 1) : r + i;
+        const unsigned char *next = a->w + next_row * a->w_stride;
+        if (!last)
+            next += (start + cols) / m->block_values * m->block_bytes;
+        for (size_t at = 0; at < bytes; at += LINE)
+            _mm_prefetch((const char *)(next + at), _MM_HINT_T0);
+        unpack(strip + i * SEGMENT, m, r + i, start, cols);
+    }
+    for (size_t i = rows; i % TILE_ROWS > 0; i++)    /* not stored */
+        memset(strip + i * SEGMENT, 0, SEGMENT * sizeof *strip);
+}
+
+/* y[t][0..3] (+)= their sums, of which the first num_rows are stored. */
+static inline void add_sums(float *y, __m128 sums, __mmask8 rows, bool first)
+{
+    __m128 before = first ? _mm_setzero_ps() : _mm_maskz_loadu_ps(rows, y);
+    _mm_mask_storeu_ps(y, rows, _mm_add_ps(before, sums));
+}
+
+/* 4 rows of the strip, num_rows of whose sums are stored, and x and y of the tile's tokens. */
+struct tile {
+    const float *w, *x[TILE_TOKENS];
+    float *y[TILE_TOKENS];
+    size_t cols, num_rows;
+    bool first;
+};
+
+/* 16 columns, or lanes, of 4 rows. A struct, since compilers keep arrays of this size in memory. */
+struct rows4 {
+    __m512 a, b, c, d;
+};
+
+static inline struct rows4 load_rows(const float *w)
+{
+    return (struct rows4){_mm512_load_ps(w), _mm512_load_ps(w + SEGMENT), _mm512_load_ps(w + 2 * SEGMENT),
+                          _mm512_load_ps(w + 3 * SEGMENT)};
+}
+
+static inline struct rows4 zero_rows(void)
+{
+    __m512 zero = _mm512_setzero_ps();
+    return (struct rows4){zero, zero, zero, zero};
+}
+
+static inline struct rows4 multiply(struct rows4 acc, struct rows4 w, __m512 x)
+{
+    return (struct rows4){_mm512_fmadd_ps(w.a, x, acc.a), _mm512_fmadd_ps(w.b, x, acc.b),
+                          _mm512_fmadd_ps(w.c, x, acc.c), _mm512_fmadd_ps(w.d, x, acc.d)};
+}
+
+/* The sums of up to four tokens' lanes, 4 rows after 4 rows. */
+static inline __m512 sum_tokens(struct rows4 s0, struct rows4 s1, struct rows4 s2, struct rows4 s3, size_t num_tokens)
+{
+    if (num_tokens > 2) {
+        const __m512 acc[16] = {s0.a, s0.b, s0.c, s0.d, s1.a, s1.b, s1.c, s1.d,
+                                s2.a, s2.b, s2.c, s2.d, s3.a, s3.b, s3.c, s3.d};
+        return sum16(acc);
+    }
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512 acc[8] = {s0.a, s0.b, s0.c, s0.d, s1.a, s1.b, s1.c, s1.d};
+    return _mm512_permutexvar_ps(even, sum8(acc));
+}
+
+static inline void store_tokens(const struct tile *tile, size_t t, __m512 sums, size_t num_tokens)
+{
+    __mmask8 rows = (__mmask8)((1u << tile->num_rows) - 1);
+    add_sums(tile->y[t], _mm512_castps512_ps128(sums), rows, tile->first);
+    if (num_tokens > 1)
+        add_sums(tile->y[t + 1], _mm512_extractf32x4_ps(sums, 1), rows, tile->first);
+    if (num_tokens > 2)
+        add_sums(tile->y[t + 2], _mm512_extractf32x4_ps(sums, 2), rows, tile->first);
+    if (num_tokens > 3)
+        add_sums(tile->y[t + 3], _mm512_extractf32x4_ps(sums, 3), rows, tile->first);
+}
+
+/* X of each token of a tile, where it has so many. */
+#define EACH_TOKEN(num_tokens, X)      \
+    X(0)                               \
+    X(1)                               \
+    if ((num_tokens) > 2)              \
+        X(2)                           \
+    if ((num_tokens) > 3)              \
+        X(3)                           \
+    if ((num_tokens) > 4)              \
+        X(4)                           \
+    if ((num_tokens) > 5)              \
+        X(5)
+#define MULTIPLY(t) s##t = multiply(s##t, w, _mm512_loadu_ps(tile->x[t] + c));
+#define MULTIPLY_SOME(t) s##t = multiply(s##t, w, _mm512_maskz_loadu_ps(lanes, tile->x[t] + c));
+
+/* y[t][i] (+)= strip row i * x[t] over one segment. */
+static inline __attribute__((always_inline)) void run_tile(const struct tile *tile, size_t num_tokens)
+{
+    struct rows4 s0 = zero_rows(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0;
+    size_t c = 0;
+    for (; c + LANES <= tile->cols; c += LANES) {
+        struct rows4 w = load_rows(tile->w + c);
+        EACH_TOKEN(num_tokens, MULTIPLY)
+    }
+    if (c < tile->cols) {
+        struct rows4 w = load_rows(tile->w + c);
+        __mmask16 lanes = first_lanes(tile->cols - c);
+        EACH_TOKEN(num_tokens, MULTIPLY_SOME)
+    }
+    store_tokens(tile, 0, sum_tokens(s0, s1, s2, s3, num_tokens), num_tokens);
+    if (num_tokens > 4)
+        store_tokens(tile, 4, sum_tokens(s4, s5, s4, s5, num_tokens - 4), num_tokens - 4);
+}
+
+typedef void tile_fn(const struct tile *tile);
+/* Functions of their own, and reached by pointers: inlined side by side, their constants take registers from sums. */
+#define TILE_FN(num_tokens)                               \
+    static void tile##num_tokens(const struct tile *tile) \
+    {                                                     \
+        run_tile(tile, num_tokens);                       \
+    }
+TILE_FN(2) TILE_FN(3) TILE_FN(4) TILE_FN(5) TILE_FN(6)
+static tile_fn *const tiles[TILE_TOKENS + 1] = {NULL, NULL, tile2, tile3, tile4, tile5, tile6};
+
+static void multiply_tokens(const struct moe_linear_args *a, const float *strip, size_t r, size_t rows, size_t start,
+                            size_t cols, size_t t, size_t num_tokens)
+{
+    struct tile tile = {.cols = cols, .first = start == 0};
+    for (size_t j = 0; j < num_tokens; j++)
+        tile.x[j] = a->x + (a->x_rows != NULL ? (size_t)a->x_rows[t + j] : t + j) * a->x_stride + start;
+    for (size_t i = 0; i < rows; i += TILE_ROWS) {
+        tile.w = strip + i * SEGMENT;
+        for (size_t j = 0; j < num_tokens; j++)
+            tile.y[j] = a->y + (t + j) * a->y_stride + r + i;
+        tile.num_rows = smaller(TILE_ROWS, rows - i);
+        tiles[num_tokens](&tile);
+    }
+}
+
+/* Two tokens or more, in tiles that are as equal as can be: small ones wait for their sums. */
+static void linear_many(const struct moe_linear_matrix *m)
+{
+    const struct moe_linear_args *a = m->args;
+    _Alignas(64) float strip[STRIP_ROWS * SEGMENT];
+    size_t num_tiles = (a->num_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    for (size_t r = 0; r < a->rows; r += STRIP_ROWS) {
+        size_t rows = smaller(STRIP_ROWS, a->rows - r);
+        for (size_t start = 0; start < a->cols; start += SEGMENT) {
+            size_t cols = smaller(SEGMENT, a->cols - start);
+            unpack_strip(strip, m, r, rows, start, cols);
+            for (size_t i = 0; i < num_tiles; i++) {
+                size_t t = i * a->num_tokens / num_tiles, end = (i + 1) * a->num_tokens / num_tiles;
+                multiply_tokens(a, strip, r, rows, start, cols, t, end - t);
+            }
+        }
+    }
+}
+
+void moe_linear_run_avx512(const struct moe_linear_matrix *m)
+{
+    if (m->args->rows == 0)
+        return;
+    if (m->args->num_tokens == 1)
+        linear_one(m);
+    else
+        linear_many(m);
+}
