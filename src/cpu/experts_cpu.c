@@ -34,6 +34,7 @@ static void run_f32(const struct moe_kernels *kernels, float *y, size_t y_stride
         .rows = slab->rows,
         .cols = stack->cols,
         .num_tokens = num_tokens,
+        .next = slab->next,
     };
     if (stack->scales == NULL) {
         kernels->linear[index](&args);

@@ -30,6 +30,7 @@ struct moe_linear_args {
     size_t x_stride;          /* floats, row to row */
     const int32_t *x_rows;    /* [num_tokens]; NULL: 0, 1, 2, ... */
     size_t rows, cols, num_tokens;
+    const unsigned char *next;    /* where the weights begin that the caller reads after these; NULL: not known */
 };
 typedef void moe_linear_fn(const struct moe_linear_args *args);
 

@@ -12,6 +12,9 @@
 
 #include "format/format_def.h"
 #include "half.h"
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 /* MOE_BLOCK_VALUES_<NAME> and MOE_BLOCK_BYTES_<NAME>: a file asserts that its struct is as large as its row says. */
 enum {
@@ -36,7 +39,11 @@ static inline void store_u16(uint8_t bytes[2], uint16_t value)
 
 static inline float load_f16(const uint8_t bytes[2])
 {
+#if defined(__F16C__)    /* where it is compiled for a level that has the instruction */
+    return _cvtsh_ss(load_u16(bytes));
+#else
     return moe_f16_to_f32(load_u16(bytes));
+#endif
 }
 
 static inline bool f16_is_finite(const uint8_t bytes[2])
