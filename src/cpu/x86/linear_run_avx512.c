@@ -3,7 +3,7 @@
 // other for one token, in strips that several tokens share.
 #include <string.h>
 
-#include "cpu/x86/linear_avx512.h"
+#include "cpu/x86/linear_lanes_avx512.h"
 #include "scales_row.h"
 
 enum {

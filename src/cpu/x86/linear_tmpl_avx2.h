@@ -1,50 +1,22 @@
 // SPDX-License-Identifier: MIT
-// Body of linear on AVX2: 8 lanes (column modulo 8), fused multiply-add, segments of 256 columns. One token streams the
-// weights through registers; several share strips of rows that are unpacked to f32 in the first cache.
+// Body of linear on AVX2 for one format. One token streams the weights through registers; several share strips of rows
+// that are unpacked to f32 in the first cache.
 // Parameters: LINEAR_FN the kernel's name; UNPACK_BYTES bytes of 32 columns; static inline void
 // unpack32(__m256 out[4], const unsigned char *in) makes f32 of them. cols is a whole number of blocks; where the
 // format's block is one value, the last columns come zero-padded to 32.
-#include <immintrin.h>
-#include <string.h>
-
-#include "cpu/kernels.h"
+#include "cpu/x86/linear_tile_avx2.h"
 
 #if !defined(LINEAR_FN) || !defined(UNPACK_BYTES)
 #error "linear_tmpl_avx2.h needs LINEAR_FN and UNPACK_BYTES"
 #endif
 
-enum {
-    LANES = 8,
-    GROUP = 32,          /* columns that unpack32 makes */
-    TILE_ROWS = 4,
-    TILE_TOKENS = 3,     /* 4 x 3 accumulators, 3 vectors of x, 1 of w: all 16 registers */
-    STRIP_ROWS = 16      /* 16 KB of f32, half of a small first cache */
-};
-
-/* Of each of four vectors ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)), numbers of lanes. */
-static inline __m128 sum_lanes(__m256 a, __m256 b, __m256 c, __m256 d)
-{
-    __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
-}
-
-/* The first n < 8 floats, 0 beyond, which are not read. */
-static inline __m256 load_some(const float *x, size_t n)
-{
-    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane));
-}
+enum { GROUP = 32 };    /* columns that unpack32 makes */
 
 static inline void unpack_some(__m256 out[4], const unsigned char *in, size_t cols)
 {
     unsigned char padded[UNPACK_BYTES] = {0};
     memcpy(padded, in, cols * UNPACK_BYTES / GROUP);
     unpack32(out, padded);
-}
-
-static inline size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
 }
 
 /* ---- one token ---- */
@@ -126,67 +98,6 @@ static void unpack_strip(float *strip, const struct moe_linear_args *a, size_t r
                 unpack_some(unpacked, w, cols - c);
             for (size_t v = 0; v < 4; v++)
                 _mm256_storeu_ps(out + c + v * LANES, unpacked[v]);
-        }
-    }
-}
-
-/* y[t][i] (+)= strip row i * x[t] over one segment, for 4 rows, of which num_rows are stored, and num_tokens <= 3
- * tokens. Called with a constant num_tokens, so that acc stays in registers. */
-static inline void tile(float *const y[TILE_TOKENS], const float *const w[TILE_ROWS], const float *const x[TILE_TOKENS],
-                        size_t cols, size_t num_rows, size_t num_tokens, bool first)
-{
-    __m256 acc[TILE_TOKENS][TILE_ROWS], vx[TILE_TOKENS];
-    for (size_t t = 0; t < num_tokens; t++)
-        for (size_t i = 0; i < TILE_ROWS; i++)
-            acc[t][i] = _mm256_setzero_ps();
-    size_t c = 0;
-    for (; c + LANES <= cols; c += LANES) {
-        for (size_t t = 0; t < num_tokens; t++)
-            vx[t] = _mm256_loadu_ps(x[t] + c);
-        for (size_t i = 0; i < TILE_ROWS; i++) {
-            __m256 vw = _mm256_loadu_ps(w[i] + c);
-            for (size_t t = 0; t < num_tokens; t++)
-                acc[t][i] = _mm256_fmadd_ps(vw, vx[t], acc[t][i]);
-        }
-    }
-    for (size_t t = 0; t < num_tokens && c < cols; t++) {
-        vx[t] = load_some(x[t] + c, cols - c);
-        for (size_t i = 0; i < TILE_ROWS; i++)
-            acc[t][i] = _mm256_fmadd_ps(_mm256_loadu_ps(w[i] + c), vx[t], acc[t][i]);
-    }
-    for (size_t t = 0; t < num_tokens; t++) {
-        float sums[TILE_ROWS] = {0};
-        if (!first)
-            memcpy(sums, y[t], num_rows * sizeof *sums);
-        __m128 total = _mm_add_ps(_mm_loadu_ps(sums), sum_lanes(acc[t][0], acc[t][1], acc[t][2], acc[t][3]));
-        _mm_storeu_ps(sums, total);
-        memcpy(y[t], sums, num_rows * sizeof *sums);
-    }
-}
-
-/* All tokens against one strip, whose first row is r. */
-static void multiply_strip(const struct moe_linear_args *a, const float *strip, size_t r, size_t rows, size_t start,
-                           size_t cols)
-{
-    for (size_t t = 0; t < a->num_tokens; t += TILE_TOKENS) {
-        size_t num_tokens = smaller(TILE_TOKENS, a->num_tokens - t);
-        const float *x[TILE_TOKENS];
-        for (size_t j = 0; j < num_tokens; j++)
-            x[j] = a->x + (a->x_rows != NULL ? (size_t)a->x_rows[t + j] : t + j) * a->x_stride + start;
-        for (size_t i = 0; i < rows; i += TILE_ROWS) {
-            const float *w[TILE_ROWS];
-            for (size_t j = 0; j < TILE_ROWS; j++)
-                w[j] = strip + smaller(i + j, rows - 1) * MOE_LINEAR_SEGMENT;
-            float *y[TILE_TOKENS];
-            for (size_t j = 0; j < num_tokens; j++)
-                y[j] = a->y + (t + j) * a->y_stride + r + i;
-            size_t num_rows = smaller(TILE_ROWS, rows - i);
-            if (num_tokens == 3)
-                tile(y, w, x, cols, num_rows, 3, start == 0);
-            else if (num_tokens == 2)
-                tile(y, w, x, cols, num_rows, 2, start == 0);
-            else
-                tile(y, w, x, cols, num_rows, 1, start == 0);
         }
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Body of linear on AVX-512 for one format. One token streams the weights through registers; several share strips, which
+// Body of linear on AVX-512 for one format. One token streams the weights through registers; several share strips that
 // linear_run_avx512.c makes with this format's unpack.
-// Parameters: LINEAR_FN the kernel's name; GROUP columns, 32 or more, that unpack makes of GROUP_BYTES bytes, where those
-// are whole blocks of BLOCK_VALUES: static inline void unpack(__m512 out[GROUP / 16], const unsigned char *in). cols is a
-// whole number of blocks; where that is no whole number of groups, the last columns come zero-padded.
+// Parameters: LINEAR_FN the kernel's name; GROUP columns, 32 or more, that unpack makes of GROUP_BYTES bytes, which are
+// whole blocks of BLOCK_VALUES: static inline void unpack(__m512 out[GROUP / 16], const unsigned char *in). Where the
+// columns are no whole number of groups, the last come zero-padded.
 #include <string.h>
 
-#include "cpu/x86/linear_avx512.h"
+#include "cpu/x86/linear_lanes_avx512.h"
 
 #if !defined(LINEAR_FN) || !defined(GROUP) || !defined(GROUP_BYTES) || !defined(BLOCK_VALUES)
 #error "linear_tmpl_avx512.h needs LINEAR_FN, GROUP, GROUP_BYTES and BLOCK_VALUES"

@@ -1,24 +1,12 @@
 // SPDX-License-Identifier: MIT
-// What kernels of linear on AVX-512 share: how lanes are added up, and the run of any format through a function that
-// unpacks blocks to f32.
-//
+// What kernels of linear on AVX-512 share, how lanes are added up:
 // 16 lanes (column modulo 16), fused multiply-add, segments of 512 columns, so that a lane sums 32 products.
-#ifndef MOE_LINEAR_AVX512_H
-#define MOE_LINEAR_AVX512_H
+#ifndef MOE_LINEAR_LANES_AVX512_H
+#define MOE_LINEAR_LANES_AVX512_H
 
 #include <immintrin.h>
 
-#include "cpu/kernels.h"
-
-struct moe_linear_matrix {
-    const struct moe_linear_args *args;
-    const struct moe_slice_scales *scales;      /* NULL: none, the values are the blocks' */
-    size_t first_row;                           /* of the scales' matrix */
-    void (*dequantise)(float *out, const void *in, size_t num_blocks);
-    size_t block_values, block_bytes;
-};
-
-void moe_linear_run_avx512(const struct moe_linear_matrix *m);
+#include "cpu/x86/linear_matrix.h"
 
 enum { LANES = 16, SEGMENT = 2 * MOE_LINEAR_SEGMENT };
 
