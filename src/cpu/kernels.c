@@ -37,6 +37,11 @@ typedef void any_fn(void);
 #define LEVEL_NAME AVX512BF16
 #define LEVEL_DEF "cpu/x86/avx512bf16.def"
 #include "cpu/level_tmpl.h"
+
+#define LEVEL amx
+#define LEVEL_NAME AMX
+#define LEVEL_DEF "cpu/x86/amx.def"
+#include "cpu/level_tmpl.h"
 #endif
 
 static const struct {
@@ -49,6 +54,7 @@ static const struct {
     [MOE_LEVEL_AVX512] = {rows_avx512, MOE_ARRAY_SIZE(rows_avx512)},
     [MOE_LEVEL_AVX512VNNI] = {rows_avx512vnni, MOE_ARRAY_SIZE(rows_avx512vnni)},
     [MOE_LEVEL_AVX512BF16] = {rows_avx512bf16, MOE_ARRAY_SIZE(rows_avx512bf16)},
+    [MOE_LEVEL_AMX] = {rows_amx, MOE_ARRAY_SIZE(rows_amx)},
 #endif
 };
 
