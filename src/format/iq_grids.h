@@ -11,13 +11,14 @@
  *      iq1                       c - 1                      (the only signed one)
  *      iq2_xxs, iq2_xs, iq2_s    8, 25, 43
  *      iq3_xxs                   4, 12, 20, 28, 36, 44, 52, 62
- *      iq3_s                     2 c + 1 */
-extern const uint16_t moe_iq_grids_iq1[2048];
-extern const uint16_t moe_iq_grids_iq2_xxs[256];
-extern const uint16_t moe_iq_grids_iq2_xs[512];
-extern const uint16_t moe_iq_grids_iq2_s[1024];
-extern const uint16_t moe_iq_grids_iq3_xxs[256];
-extern const uint16_t moe_iq_grids_iq3_s[512];
+ *      iq3_s                     2 c + 1
+ * A row more, so that any row may be read as the lower half of 32 bits. */
+extern const uint16_t moe_iq_grids_iq1[2048 + 1];
+extern const uint16_t moe_iq_grids_iq2_xxs[256 + 1];
+extern const uint16_t moe_iq_grids_iq2_xs[512 + 1];
+extern const uint16_t moe_iq_grids_iq2_s[1024 + 1];
+extern const uint16_t moe_iq_grids_iq3_xxs[256 + 1];
+extern const uint16_t moe_iq_grids_iq3_s[512 + 1];
 
 #define IQ_EACH_BYTE 0x0101010101010101u
 
