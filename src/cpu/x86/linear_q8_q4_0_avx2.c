@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+// linear_q8 of q4_0 weights on AVX2: an f16 scale, 32 nibbles less 8.
+#include "cpu/x86/unpack_q8_avx2.h"
+
+static inline struct q8_group unpack_group(const unsigned char *in)
+{
+    struct q8_group out;
+    for (size_t u = 0; u < 8; u++)
+        out.q[u] = nibbles_of_unit(in + u * 18 + 2);
+    out.scale[0] = block_scales(in, 18);
+    return out;
+}
+
+#define LINEAR_Q8_FN moe_linear_q8_q4_0_avx2
+#define GROUP_BYTES 144
+#define UNIT_BYTES 18
+#define KIND u4
+#define OFFSET 8
+#include "cpu/x86/linear_q8_tmpl_avx2.h"

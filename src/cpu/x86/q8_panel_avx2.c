@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MIT
+// Panels times activations on AVX2, one function for each kind of values.
+//
+// A tile is 16 rows (2 vectors) by up to 3 tokens: 6 sums, 6 f32 sums, 2 vectors of weights, one of x and one for a
+// product are all 16 registers. A unit of 32 columns costs a vector and a token so many steps of vector arithmetic, of
+// which 3 are issued per cycle since Skylake, 4 by Zen:
+//     u4         8 vpmaddubsw, 7 vpaddw, vpmaddwd, vpaddd of the start, to f32, scale, fma     20
+//     u4_minima  the same with an fma in place of the start                                     20
+//     u5         6 vpaddw, 2 vpmaddwd, 2 vpaddd                                                  22
+//     u6_halves  8 vpmaddubsw, 4 vpaddw, 4 vpmaddwd, 4 vpaddd, 6 in f32                         26
+//     s8         8 vpxor, 8 vpmaddubsw, 8 vpmaddwd, 8 vpaddd, 3 in f32                          35
+// vpsignb for vpxor would run on two ports only, where 27 of the 35 would meet.
+//
+// Lanes are the outer loop, so that a lane's weights, 4 KB or 8, stay in the first cache for all tokens.
+#include <string.h>
+
+#include "cpu/x86/q8_avx2.h"
+
+enum { TILE_TOKENS = 3 };
+
+struct tile {
+    const struct q8_work *work;
+    const unsigned char *x[TILE_TOKENS];     /* rows from the segment's first unit on */
+    const float *scale[TILE_TOKENS], *sum[TILE_TOKENS];
+    const int32_t *start[TILE_TOKENS];
+    const float *half_sum[TILE_TOKENS];
+};
+
+static inline __m256i broadcast_bytes(const unsigned char *x)
+{
+    int32_t value;
+    memcpy(&value, x, sizeof value);
+    return _mm256_set1_epi32(value);
+}
+
+/* Half h of a unit, or with one half all of it, added to acc. */
+static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKENS][Q8_PANELS], const struct tile *tile,
+                                                           size_t place, size_t unit, size_t h, size_t num_tokens,
+                                                           size_t num_panels, int kind)
+{
+    const struct q8_work *work = tile->work;
+    const size_t quads = kind & Q8_HALVES ? Q8_QUADS / 2 : Q8_QUADS, chain = (size_t)(kind / Q8_CHAIN);
+    const size_t half = unit / MOE_Q8_LANES * 16 + 8 * h + unit % MOE_Q8_LANES;
+    __m256i sum[TILE_TOKENS][Q8_PANELS], part[TILE_TOKENS][Q8_PANELS];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < quads; i++) {
+        __m256i w[Q8_PANELS];
+        for (size_t p = 0; p < num_panels; p++)
+            w[p] = q8_load(work->q[p][place][h * quads + i]);
+        for (size_t t = 0; t < num_tokens; t++) {
+            __m256i x = broadcast_bytes(tile->x[t] + unit * MOE_Q8_UNIT + 4 * (h * quads + i));
+            for (size_t p = 0; p < num_panels; p++) {
+                __m256i flipped = x;
+                if (kind & Q8_SIGNED)
+                    flipped = _mm256_xor_si256(x, q8_load(work->x.flips[p][place][h * quads + i]));
+                __m256i dot = _mm256_maddubs_epi16(w[p], flipped);
+                part[t][p] = i % chain == 0 ? dot : _mm256_add_epi16(part[t][p], dot);
+                if (i % chain < chain - 1)
+                    continue;
+                __m256i wide = q8_widen(part[t][p]);
+                if (i >= chain)
+                    sum[t][p] = _mm256_add_epi32(sum[t][p], wide);
+                else
+                    sum[t][p] = kind & Q8_SIGNED ? _mm256_add_epi32(wide, q8_load(work->w.start[p][place])) : wide;
+            }
+        }
+    }
+    for (size_t t = 0; t < num_tokens; t++) {
+        __m256 scale = _mm256_broadcast_ss(tile->scale[t] + unit);
+        __m256i start = _mm256_setzero_si256();
+        if (!(kind & (Q8_SIGNED | Q8_MINIMA)))
+            start = _mm256_set1_epi32(tile->start[t][kind & Q8_HALVES ? half : unit]);
+        for (size_t p = 0; p < num_panels; p++) {
+            __m256i all = kind & (Q8_SIGNED | Q8_MINIMA) ? sum[t][p] : _mm256_add_epi32(sum[t][p], start);
+            acc[t][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(all),
+                                        _mm256_mul_ps(_mm256_loadu_ps(work->scale[p][place][h]), scale), acc[t][p]);
+        }
+        if (!(kind & Q8_MINIMA))
+            continue;
+        __m256 x_sum = _mm256_broadcast_ss(kind & Q8_HALVES ? tile->half_sum[t] + half : tile->sum[t] + unit);
+        for (size_t p = 0; p < num_panels; p++)
+            acc[t][p] = _mm256_fmadd_ps(_mm256_loadu_ps(work->w.minimum[p][place][h]), x_sum, acc[t][p]);
+    }
+}
+
+/* One lane of units. Called with constants but for the tile, so that sums stay in registers. */
+static inline __attribute__((always_inline)) void run_tile(const struct tile *tile, float (*y)[Q8_PANELS * Q8_ROWS],
+                                                           size_t place, size_t end, size_t lane, size_t num_tokens,
+                                                           size_t num_panels, int kind)
+{
+    __m256 acc[TILE_TOKENS][Q8_PANELS];
+    for (size_t t = 0; t < num_tokens; t++)
+        for (size_t p = 0; p < num_panels; p++)
+            acc[t][p] = _mm256_setzero_ps();
+    for (size_t unit = lane; place < end; place++, unit += MOE_Q8_LANES)
+        for (size_t h = 0; h < (kind & Q8_HALVES ? 2 : 1); h++)
+            add_unit(acc, tile, place, unit, h, num_tokens, num_panels, kind);
+    for (size_t t = 0; t < num_tokens; t++)
+        for (size_t p = 0; p < num_panels; p++)
+            _mm256_storeu_ps(y[t] + p * Q8_ROWS,
+                             _mm256_add_ps(_mm256_loadu_ps(y[t] + p * Q8_ROWS), acc[t][p]));
+}
+
+static inline struct tile tile_of(const struct q8_part *part, size_t t, size_t num_tokens)
+{
+    struct tile tile = {.work = part->work};
+    size_t cols = part->args->cols, unit = part->first_unit;
+    for (size_t i = 0; i < num_tokens; i++) {
+        const unsigned char *row = q8_x_row(part->args, part->first_token + t + i);
+        tile.x[i] = row + unit * MOE_Q8_UNIT;
+        tile.scale[i] = q8_floats(row, moe_q8_scale_at(cols)) + unit;
+        tile.sum[i] = q8_floats(row, moe_q8_sum_at(cols)) + unit;
+        tile.start[i] = part->work->x.starts[t + i];
+        tile.half_sum[i] = part->work->x.sums[t + i];
+    }
+    return tile;
+}
+
+#define RUN_TOKENS(n)                                                       \
+    case n:                                                                 \
+        if (part->num_panels == 2)                                          \
+            run_tile(&tile, y, place, end, lane, n, 2, kind);               \
+        else                                                                \
+            run_tile(&tile, y, place, end, lane, n, 1, kind);               \
+        break;
+
+static inline __attribute__((always_inline)) void multiply(const struct q8_part *part, int kind)
+{
+    for (size_t lane = 0, place = 0, end; lane < MOE_Q8_LANES; lane++, place = end) {
+        end = place + q8_lane_units(part->num_units, lane);
+        for (size_t t = 0; t < part->num_tokens; t += TILE_TOKENS) {
+            size_t num_tokens = q8_smaller(TILE_TOKENS, part->num_tokens - t);
+            struct tile tile = tile_of(part, t, num_tokens);
+            float (*y)[Q8_PANELS * Q8_ROWS] = &part->work->y[t];
+            switch (num_tokens) {
+                RUN_TOKENS(1)
+                RUN_TOKENS(2)
+                RUN_TOKENS(3)
+            default:
+                break;
+            }
+        }
+    }
+}
+
+#define MULTIPLY(name, kind)                                       \
+    void moe_q8_multiply_##name##_avx2(const struct q8_part *part) \
+    {                                                              \
+        multiply(part, kind);                                      \
+    }
+Q8_KIND_MAP(MULTIPLY)
+
+/* ---- what tokens bring ---- */
+
+/* q8.h has starts of an offset of 128. */
+static void prepare_starts(int32_t *out, const int32_t *in, size_t n, int offset)
+{
+    for (size_t i = 0; i < n; i += 8) {
+        __m256i sum = _mm256_srai_epi32(q8_load(in + i), 7);
+        _mm256_storeu_si256((void *)(out + i), _mm256_mullo_epi32(sum, _mm256_set1_epi32(offset)));
+    }
+}
+
+/* The sums of halves, which q8.h has as integers only, scaled. */
+static void prepare_sums(float *out, const int32_t *in, const float *scale, size_t n)
+{
+    for (size_t i = 0; i < n; i += 8) {
+        __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(q8_load(in + i)), _mm256_set1_ps(-0x1p-7f));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(sum, _mm256_loadu_ps(scale + i / 16 * 8)));
+    }
+}
+
+void moe_q8_prepare_avx2(const struct q8_part *part, int kind, int offset)
+{
+    size_t cols = part->args->cols, unit = part->first_unit, n = moe_q8_units(part->num_units * MOE_Q8_UNIT);
+    for (size_t t = 0; t < part->num_tokens; t++) {
+        const unsigned char *row = q8_x_row(part->args, part->first_token + t);
+        const int32_t *halves = q8_ints(row, moe_q8_half_start_at(cols)) + 2 * unit;
+        if (!(kind & Q8_HALVES))
+            prepare_starts(part->work->x.starts[t], q8_ints(row, moe_q8_start_at(cols)) + unit, n, offset);
+        else if (!(kind & Q8_MINIMA))
+            prepare_starts(part->work->x.starts[t], halves, 2 * n, offset);
+        else
+            prepare_sums(part->work->x.sums[t], halves, q8_floats(row, moe_q8_scale_at(cols)) + unit, 2 * n);
+    }
+}
