@@ -15,11 +15,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
         q[2] = _mm256_or_si256(high_nibbles(first), _mm256_and_si256(upper, two));
         q[3] = _mm256_or_si256(high_nibbles(second), _mm256_and_si256(_mm256_srli_epi16(upper, 2), two));
     }
-    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-    __m128i scales = _mm_shuffle_epi8(load16(in + 192), order);
-    __m256 factor = load_scale(in + 208);
-    out.scale[0] = _mm256_mul_ps(floats_of_i8(scales), factor);
-    out.scale[1] = _mm256_mul_ps(floats_of_i8(_mm_srli_si128(scales, 8)), factor);
+    scales_of_halves(&out, in + 208, split_halves(load16(in + 192)));
     return out;
 }
 

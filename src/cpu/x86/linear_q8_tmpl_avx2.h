@@ -265,10 +265,10 @@ static inline void put_signed(struct q8_work *work, size_t p, size_t place, cons
     __m256i start = _mm256_setzero_si256();
     for (size_t i = 0; i < Q8_QUADS; i++) {
         __m256i flips = _mm256_cmpgt_epi8(_mm256_setzero_si256(), quads[i]);
-        __m256i magnitudes = _mm256_abs_epi8(quads[i]);
-        __m256i flipped = _mm256_and_si256(magnitudes, flips);
+        __m256i sizes = _mm256_abs_epi8(quads[i]);
+        __m256i flipped = _mm256_and_si256(sizes, flips);
         start = _mm256_add_epi16(start, _mm256_maddubs_epi16(flipped, _mm256_set1_epi8(1)));
-        _mm256_storeu_si256((void *)work->q[p][place][i], magnitudes);
+        _mm256_storeu_si256((void *)work->q[p][place][i], sizes);
         _mm256_storeu_si256((void *)work->x.flips[p][place][i], flips);
     }
     _mm256_storeu_si256((void *)work->w.start[p][place], q8_widen(start));

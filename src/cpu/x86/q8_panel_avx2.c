@@ -33,6 +33,13 @@ static inline __m256i broadcast_bytes(const unsigned char *x)
     return _mm256_set1_epi32(value);
 }
 
+/* A sum as it stands: otherwise compilers sum in a tree, hold products back for it and have too few registers. */
+static inline __m256i keep(__m256i sum)
+{
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 /* Half h of a unit, or with one half all of it, added to acc. */
 static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKENS][Q8_PANELS], const struct tile *tile,
                                                            size_t place, size_t unit, size_t h, size_t num_tokens,
@@ -54,12 +61,12 @@ static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKEN
                 if (kind & Q8_SIGNED)
                     flipped = _mm256_xor_si256(x, q8_load(work->x.flips[p][place][h * quads + i]));
                 __m256i dot = _mm256_maddubs_epi16(w[p], flipped);
-                part[t][p] = i % chain == 0 ? dot : _mm256_add_epi16(part[t][p], dot);
+                part[t][p] = i % chain == 0 ? dot : keep(_mm256_add_epi16(part[t][p], dot));
                 if (i % chain < chain - 1)
                     continue;
                 __m256i wide = q8_widen(part[t][p]);
                 if (i >= chain)
-                    sum[t][p] = _mm256_add_epi32(sum[t][p], wide);
+                    sum[t][p] = keep(_mm256_add_epi32(sum[t][p], wide));
                 else
                     sum[t][p] = kind & Q8_SIGNED ? _mm256_add_epi32(wide, q8_load(work->w.start[p][place])) : wide;
             }

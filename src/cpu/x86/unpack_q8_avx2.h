@@ -68,6 +68,20 @@ static inline __m256 floats_of_i8(__m128i bytes)
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
 }
 
+/* 16 bytes, for the two halves of each unit in turn: those of first halves, then the others. */
+static inline __m128i split_halves(__m128i bytes)
+{
+    return _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+}
+
+/* f16 factor times 16 int8 scales in the order of split_halves. */
+static inline void scales_of_halves(struct q8_group *out, const unsigned char *factor, __m128i scales)
+{
+    __m256 d = load_scale(factor);
+    out->scale[0] = _mm256_mul_ps(d, floats_of_i8(scales));
+    out->scale[1] = _mm256_mul_ps(d, floats_of_i8(_mm_srli_si128(scales, 8)));
+}
+
 /* The 8 scales and 8 minima of Q4_K and Q5_K, 6 bits each in 12 bytes, times d and dmin, which lie before them. */
 static inline void scales_of_k(struct q8_group *out, const unsigned char *in)
 {

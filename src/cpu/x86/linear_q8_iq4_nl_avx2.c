@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// linear_q8 of iq4_nl weights on AVX2: an f16 scale, 32 codes of a book of 16 values.
+#include "cpu/x86/unpack_q8_avx2.h"
+#include "format/iq4.h"
+
+static inline struct q8_group unpack_group(const unsigned char *in)
+{
+    struct q8_group out;
+    for (size_t u = 0; u < 8; u++)
+        out.q[u] = look_up(iq4_values, nibbles_of_unit(in + u * 18 + 2));
+    out.scale[0] = block_scales(in, 18);
+    return out;
+}
+
+#define LINEAR_Q8_FN moe_linear_q8_iq4_nl_avx2
+#define GROUP_BYTES 144
+#define UNIT_BYTES 18
+#define KIND s8
+#define OFFSET 0
+#include "cpu/x86/linear_q8_tmpl_avx2.h"
