@@ -23,22 +23,23 @@ enum {
     Q8_TOKENS = 128                                  /* that share what is packed */
 };
 
-/* How values of a format are made up: a scale for 16 columns; a minimum is added; bytes with signs; the rest of the
- * number is the chain, how many products of a pair of columns fit in 16 bits: 2 * 127 * (largest code) * chain < 2^15. */
-enum { Q8_HALVES = 1, Q8_MINIMA = 2, Q8_SIGNED = 4, Q8_CHAIN = 8 };
+/* How values of a format are made up: a scale for 16 columns; a minimum is added; bytes with signs; sums in 16 bits may
+ * wrap around, since what they are once the offset is taken off fits: 127 * (largest |code - offset|) * (half the columns
+ * of a scale) < 2^15. The rest of the number is the chain, how many products of a pair of columns fit in 16 bits: 2 * 127
+ * * (largest code) * chain < 2^15. */
+enum { Q8_HALVES = 1, Q8_MINIMA = 2, Q8_SIGNED = 4, Q8_WRAPS = 8, Q8_CHAIN = 16 };
 
-/* X(name, kind). Codes of u<n> are below 2^n, but of u5 at most 31 and of u7 at most 127. Those without minima are less
- * an offset. */
-#define Q8_KIND_MAP(X)                                       \
-    X(u4, 8 * Q8_CHAIN)                                      \
-    X(u4_minima, 8 * Q8_CHAIN + Q8_MINIMA)                   \
-    X(u5, 4 * Q8_CHAIN)                                      \
-    X(u5_minima, 4 * Q8_CHAIN + Q8_MINIMA)                   \
-    X(u5_halves, 4 * Q8_CHAIN + Q8_HALVES)                   \
+/* X(name, kind). Codes of u<n> are below 2^n; those without minima are less an offset, those of u5 at most 16. */
+#define Q8_KIND_MAP(X)                                        \
+    X(u4, 8 * Q8_CHAIN)                                       \
+    X(u4_minima, 8 * Q8_CHAIN + Q8_MINIMA)                    \
+    X(u5, 4 * Q8_CHAIN + Q8_WRAPS)                            \
+    X(u5_minima, 4 * Q8_CHAIN + Q8_MINIMA)                    \
+    X(u5_halves, 4 * Q8_CHAIN + Q8_HALVES)                    \
     X(u5_halves_minima, 4 * Q8_CHAIN + Q8_HALVES + Q8_MINIMA) \
-    X(u6_halves, 2 * Q8_CHAIN + Q8_HALVES)                   \
-    X(u7, Q8_CHAIN)                                          \
-    X(u7_halves, Q8_CHAIN + Q8_HALVES)                       \
+    X(u6_halves, 2 * Q8_CHAIN + Q8_HALVES + Q8_WRAPS)         \
+    X(u7, Q8_CHAIN)                                           \
+    X(u7_halves, Q8_CHAIN + Q8_HALVES)                        \
     X(s8, Q8_CHAIN + Q8_SIGNED)
 
 enum {
@@ -61,7 +62,9 @@ struct q8_work {
     _Alignas(64) uint8_t q[Q8_PANELS][Q8_SEGMENT_UNITS][Q8_QUADS][Q8_ROWS][4];
     union {
         uint8_t flips[Q8_PANELS][Q8_SEGMENT_UNITS][Q8_QUADS][Q8_ROWS][4];
-        int32_t starts[Q8_TOKENS][2 * Q8_SEGMENT_UNITS];    /* of a token, laid out as in its row: -offset * sum of q */
+        int32_t starts[Q8_TOKENS][2 * Q8_SEGMENT_UNITS];    /* of a token, laid out as in its row: -offset * sum of q;
+                                                             * with Q8_WRAPS of its columns 0 and 1 mod 4 in the lower
+                                                             * 16 bits, of the others in the upper */
         float sums[Q8_TOKENS][2 * Q8_SEGMENT_UNITS];        /* of its halves, scaled */
     } x;
     float scale[Q8_PANELS][Q8_SEGMENT_UNITS][2][Q8_ROWS];   /* without halves, [i][0] only */

@@ -6,8 +6,9 @@
 // which 3 are issued per cycle since Skylake, 4 by Zen:
 //     u4         8 vpmaddubsw, 7 vpaddw, vpmaddwd, vpaddd of the start, to f32, scale, fma     20
 //     u4_minima  the same with an fma in place of the start                                     20
-//     u5         6 vpaddw, 2 vpmaddwd, 2 vpaddd                                                  22
-//     u6_halves  8 vpmaddubsw, 4 vpaddw, 4 vpmaddwd, 4 vpaddd, 6 in f32                         26
+//     u5         8 vpaddw, one of the start                                                     20
+//     u6_halves  8 vpmaddubsw, 8 vpaddw, 2 vpmaddwd, 6 in f32                                   24
+//     u7         8 vpmaddubsw, 8 vpmaddwd, 8 vpaddd, 3 in f32                                   27
 //     s8         8 vpxor, 8 vpmaddubsw, 8 vpmaddwd, 8 vpaddd, 3 in f32                          35
 // vpsignb for vpxor would run on two ports only, where 27 of the 35 would meet.
 //
@@ -20,11 +21,15 @@ enum { TILE_TOKENS = 3 };
 
 struct tile {
     const struct q8_work *work;
-    const unsigned char *x[TILE_TOKENS];     /* rows from the segment's first unit on */
-    const float *scale[TILE_TOKENS], *sum[TILE_TOKENS];
-    const int32_t *start[TILE_TOKENS];
-    const float *half_sum[TILE_TOKENS];
+    const unsigned char *x[TILE_TOKENS];    /* rows from the segment's first unit on */
+    size_t scale_at, sum_at;                /* bytes from there to the scale of that unit */
+    size_t token;                           /* the first */
 };
+
+static inline __m256 broadcast(const unsigned char *x)
+{
+    return _mm256_broadcast_ss((const float *)(const void *)x);
+}
 
 static inline __m256i broadcast_bytes(const unsigned char *x)
 {
@@ -46,7 +51,9 @@ static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKEN
                                                            size_t num_panels, int kind)
 {
     const struct q8_work *work = tile->work;
-    const size_t quads = kind & Q8_HALVES ? Q8_QUADS / 2 : Q8_QUADS, chain = (size_t)(kind / Q8_CHAIN);
+    const size_t quads = kind & Q8_HALVES ? Q8_QUADS / 2 : Q8_QUADS;
+    const size_t chain = kind & Q8_WRAPS ? quads : q8_smaller((size_t)(kind / Q8_CHAIN), quads);
+    const bool has_start = !(kind & (Q8_SIGNED | Q8_MINIMA));
     const size_t half = unit / MOE_Q8_LANES * 16 + 8 * h + unit % MOE_Q8_LANES;
     __m256i sum[TILE_TOKENS][Q8_PANELS], part[TILE_TOKENS][Q8_PANELS];
 #pragma GCC unroll 8
@@ -62,7 +69,7 @@ static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKEN
                     flipped = _mm256_xor_si256(x, q8_load(work->x.flips[p][place][h * quads + i]));
                 __m256i dot = _mm256_maddubs_epi16(w[p], flipped);
                 part[t][p] = i % chain == 0 ? dot : keep(_mm256_add_epi16(part[t][p], dot));
-                if (i % chain < chain - 1)
+                if (i % chain < chain - 1 || (kind & Q8_WRAPS))
                     continue;
                 __m256i wide = q8_widen(part[t][p]);
                 if (i >= chain)
@@ -73,18 +80,22 @@ static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKEN
         }
     }
     for (size_t t = 0; t < num_tokens; t++) {
-        __m256 scale = _mm256_broadcast_ss(tile->scale[t] + unit);
+        __m256 scale = broadcast(tile->x[t] + tile->scale_at + 4 * unit);
         __m256i start = _mm256_setzero_si256();
-        if (!(kind & (Q8_SIGNED | Q8_MINIMA)))
-            start = _mm256_set1_epi32(tile->start[t][kind & Q8_HALVES ? half : unit]);
+        if (has_start)
+            start = _mm256_set1_epi32(work->x.starts[tile->token + t][kind & Q8_HALVES ? half : unit]);
         for (size_t p = 0; p < num_panels; p++) {
-            __m256i all = kind & (Q8_SIGNED | Q8_MINIMA) ? sum[t][p] : _mm256_add_epi32(sum[t][p], start);
-            acc[t][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(all),
+            if (kind & Q8_WRAPS)
+                sum[t][p] = q8_widen(_mm256_add_epi16(part[t][p], start));
+            else if (has_start)
+                sum[t][p] = _mm256_add_epi32(sum[t][p], start);
+            acc[t][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t][p]),
                                         _mm256_mul_ps(_mm256_loadu_ps(work->scale[p][place][h]), scale), acc[t][p]);
         }
         if (!(kind & Q8_MINIMA))
             continue;
-        __m256 x_sum = _mm256_broadcast_ss(kind & Q8_HALVES ? tile->half_sum[t] + half : tile->sum[t] + unit);
+        __m256 x_sum = kind & Q8_HALVES ? _mm256_broadcast_ss(&work->x.sums[tile->token + t][half])
+                                        : broadcast(tile->x[t] + tile->sum_at + 4 * unit);
         for (size_t p = 0; p < num_panels; p++)
             acc[t][p] = _mm256_fmadd_ps(_mm256_loadu_ps(work->w.minimum[p][place][h]), x_sum, acc[t][p]);
     }
@@ -108,38 +119,31 @@ static inline __attribute__((always_inline)) void run_tile(const struct tile *ti
                              _mm256_add_ps(_mm256_loadu_ps(y[t] + p * Q8_ROWS), acc[t][p]));
 }
 
-static inline struct tile tile_of(const struct q8_part *part, size_t t, size_t num_tokens)
-{
-    struct tile tile = {.work = part->work};
-    size_t cols = part->args->cols, unit = part->first_unit;
-    for (size_t i = 0; i < num_tokens; i++) {
-        const unsigned char *row = q8_x_row(part->args, part->first_token + t + i);
-        tile.x[i] = row + unit * MOE_Q8_UNIT;
-        tile.scale[i] = q8_floats(row, moe_q8_scale_at(cols)) + unit;
-        tile.sum[i] = q8_floats(row, moe_q8_sum_at(cols)) + unit;
-        tile.start[i] = part->work->x.starts[t + i];
-        tile.half_sum[i] = part->work->x.sums[t + i];
-    }
-    return tile;
-}
-
-#define RUN_TOKENS(n)                                                       \
-    case n:                                                                 \
-        if (part->num_panels == 2)                                          \
-            run_tile(&tile, y, place, end, lane, n, 2, kind);               \
-        else                                                                \
-            run_tile(&tile, y, place, end, lane, n, 1, kind);               \
+#define RUN_TOKENS(n)                                              \
+    case n:                                                        \
+        if (part->num_panels == 2)                                 \
+            run_tile(&tile, y, place, end, lane, n, 2, kind);      \
+        else                                                       \
+            run_tile(&tile, y, place, end, lane, n, 1, kind);      \
         break;
 
 static inline __attribute__((always_inline)) void multiply(const struct q8_part *part, int kind)
 {
+    const size_t cols = part->args->cols, unit = part->first_unit;
+    const unsigned char *x[Q8_TOKENS + TILE_TOKENS - 1];    /* a tile copies 3, of which it may not use all */
+    struct tile tile = {.work = part->work};
+    tile.scale_at = moe_q8_scale_at(cols) - unit * (MOE_Q8_UNIT - sizeof(float));
+    tile.sum_at = moe_q8_sum_at(cols) - unit * (MOE_Q8_UNIT - sizeof(float));
+    for (size_t t = 0; t < part->num_tokens + TILE_TOKENS - 1; t++)
+        x[t] = q8_x_row(part->args, part->first_token + q8_smaller(t, part->num_tokens - 1)) + unit * MOE_Q8_UNIT;
     for (size_t lane = 0, place = 0, end; lane < MOE_Q8_LANES; lane++, place = end) {
         end = place + q8_lane_units(part->num_units, lane);
         for (size_t t = 0; t < part->num_tokens; t += TILE_TOKENS) {
-            size_t num_tokens = q8_smaller(TILE_TOKENS, part->num_tokens - t);
-            struct tile tile = tile_of(part, t, num_tokens);
             float (*y)[Q8_PANELS * Q8_ROWS] = &part->work->y[t];
-            switch (num_tokens) {
+            tile.token = t;
+            for (size_t i = 0; i < TILE_TOKENS; i++)
+                tile.x[i] = x[t + i];
+            switch (q8_smaller(TILE_TOKENS, part->num_tokens - t)) {
                 RUN_TOKENS(1)
                 RUN_TOKENS(2)
                 RUN_TOKENS(3)
@@ -168,6 +172,32 @@ static void prepare_starts(int32_t *out, const int32_t *in, size_t n, int offset
     }
 }
 
+/* Sums of a group's 4 units from unit first on: pairs of 16 bits, units along lanes, first halves and then others. */
+static inline __m256i sum_pairs(const unsigned char *q, size_t first, int offset)
+{
+    __m256i sum[4];
+    for (size_t u = 0; u < 4; u++)
+        sum[u] = _mm256_maddubs_epi16(_mm256_set1_epi8((char)offset), q8_load(q + (first + u) * MOE_Q8_UNIT));
+    __m256i a = _mm256_add_epi16(_mm256_unpacklo_epi32(sum[0], sum[1]), _mm256_unpackhi_epi32(sum[0], sum[1]));
+    __m256i b = _mm256_add_epi16(_mm256_unpacklo_epi32(sum[2], sum[3]), _mm256_unpackhi_epi32(sum[2], sum[3]));
+    return _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+static void prepare_pairs(int32_t *out, const unsigned char *q, size_t num_units, bool halves, int offset)
+{
+    for (size_t unit = 0; unit < num_units; unit += MOE_Q8_LANES) {
+        __m256i a = sum_pairs(q + unit * MOE_Q8_UNIT, 0, offset), b = sum_pairs(q + unit * MOE_Q8_UNIT, 4, offset);
+        __m256i first = _mm256_permute2x128_si256(a, b, 0x20), second = _mm256_permute2x128_si256(a, b, 0x31);
+        const __m256i zero = _mm256_setzero_si256();
+        if (halves) {
+            _mm256_storeu_si256((void *)(out + 2 * unit), _mm256_sub_epi16(zero, first));
+            _mm256_storeu_si256((void *)(out + 2 * unit + 8), _mm256_sub_epi16(zero, second));
+        } else {
+            _mm256_storeu_si256((void *)(out + unit), _mm256_sub_epi16(zero, _mm256_add_epi16(first, second)));
+        }
+    }
+}
+
 /* The sums of halves, which q8.h has as integers only, scaled. */
 static void prepare_sums(float *out, const int32_t *in, const float *scale, size_t n)
 {
@@ -183,7 +213,9 @@ void moe_q8_prepare_avx2(const struct q8_part *part, int kind, int offset)
     for (size_t t = 0; t < part->num_tokens; t++) {
         const unsigned char *row = q8_x_row(part->args, part->first_token + t);
         const int32_t *halves = q8_ints(row, moe_q8_half_start_at(cols)) + 2 * unit;
-        if (!(kind & Q8_HALVES))
+        if (kind & Q8_WRAPS)
+            prepare_pairs(part->work->x.starts[t], row + unit * MOE_Q8_UNIT, n, (kind & Q8_HALVES) != 0, offset);
+        else if (!(kind & Q8_HALVES))
             prepare_starts(part->work->x.starts[t], q8_ints(row, moe_q8_start_at(cols)) + unit, n, offset);
         else if (!(kind & Q8_MINIMA))
             prepare_starts(part->work->x.starts[t], halves, 2 * n, offset);
