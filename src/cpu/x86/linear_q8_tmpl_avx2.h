@@ -280,7 +280,7 @@ static inline void put_strip(struct q8_work *work, size_t p, const struct strip 
     size_t places[GROUP_UNITS];
     for (size_t u = 0; u < num_units; u++) {
         __m256i quads[Q8_QUADS];
-        places[u] = q8_place(all_units, unit + u);
+        places[u] = q8_place(all_units, u) + unit / GROUP_UNITS;
         for (size_t i = 0; i < 2; i++)
             transpose(quads + 4 * i, strip->q[0] + u * MOE_Q8_UNIT + 16 * i, MOE_Q8_GROUP);
         if (HAS_SIGNS)
@@ -295,24 +295,16 @@ static inline void put_strip(struct q8_work *work, size_t p, const struct strip 
     }
 }
 
-/* A segment of rows r.. + 7; rows that there are not repeat the last, and are not stored. What is packed next is
- * fetched meanwhile: these rows' next segment, or the first of the rows that follow. */
+/* A segment of rows r.. + 7; rows that there are not repeat the last, and are not stored. */
 static void pack(const struct q8_part *part, size_t p, size_t r)
 {
     const struct moe_linear_rounded_args *a = part->args;
-    const struct stream stream = stream_of(a);
-    size_t segment_bytes = Q8_SEGMENT_UNITS / GROUP_UNITS * GROUP_BYTES, ahead = Q8_PANELS * Q8_ROWS * a->w_stride;
-    if ((part->first_unit + part->num_units) * MOE_Q8_UNIT < a->cols)
-        ahead = segment_bytes;
-    else if (part->first_unit > 0)
-        ahead -= part->first_unit / Q8_SEGMENT_UNITS * segment_bytes;
     struct strip strip;
     for (size_t unit = 0; unit < part->num_units; unit += GROUP_UNITS) {
         size_t units = q8_smaller(GROUP_UNITS, part->num_units - unit), g = (part->first_unit + unit) / GROUP_UNITS;
         for (size_t i = 0; i < Q8_ROWS; i++) {
             size_t offset = q8_smaller(r + i, a->rows - 1) * a->w_stride + g * GROUP_BYTES;
             struct q8_group group = unpack_units(a->w + offset, units);
-            fetch(&stream, (r + i) * a->w_stride + g * GROUP_BYTES + ahead);
             for (size_t u = 0; u < GROUP_UNITS; u++)
                 _mm256_store_si256((void *)(strip.q[i] + u * MOE_Q8_UNIT), group.q[u]);
             for (size_t h = 0; h < HALVES; h++) {
@@ -325,6 +317,28 @@ static void pack(const struct q8_part *part, size_t p, size_t r)
     }
 }
 
+/* What is packed after a segment of rows r..: their next segment, or the first of the rows that follow. */
+static void set_ahead(struct q8_part *part, size_t r)
+{
+    const struct moe_linear_rounded_args *a = part->args;
+    size_t num_units = a->cols / MOE_Q8_UNIT, end = part->first_unit + part->num_units, rows = a->rows - r, first = 0;
+    part->ahead = a->w + r * a->w_stride;
+    if (end < num_units) {
+        first = end;
+    } else if (rows > Q8_PANELS * Q8_ROWS) {
+        part->ahead += Q8_PANELS * Q8_ROWS * a->w_stride;
+        rows -= Q8_PANELS * Q8_ROWS;
+    } else {
+        part->ahead = a->next;
+        rows = a->next != NULL ? Q8_PANELS * Q8_ROWS : 0;
+    }
+    if (part->ahead != NULL)
+        part->ahead += first / GROUP_UNITS * GROUP_BYTES;
+    part->ahead_rows = q8_smaller(rows, Q8_PANELS * Q8_ROWS);
+    part->ahead_stride = a->w_stride;
+    part->ahead_bytes = q8_smaller(Q8_SEGMENT_UNITS, num_units - first) * GROUP_BYTES / GROUP_UNITS;
+}
+
 static void linear_block(const struct moe_linear_rounded_args *a, size_t first_token, size_t num_tokens)
 {
     struct q8_work *work = a->scratch;
@@ -333,8 +347,10 @@ static void linear_block(const struct moe_linear_rounded_args *a, size_t first_t
         size_t rows = q8_smaller(Q8_PANELS * Q8_ROWS, a->rows - r);
         memset(work->y, 0, num_tokens * sizeof work->y[0]);
         for (size_t first = 0; first < num_units; first += Q8_SEGMENT_UNITS) {
-            struct q8_part part = {a, work, first_token, num_tokens, first,
-                                   q8_smaller(Q8_SEGMENT_UNITS, num_units - first), (rows + Q8_ROWS - 1) / Q8_ROWS};
+            struct q8_part part = {.args = a, .work = work, .first_token = first_token, .num_tokens = num_tokens,
+                                   .first_unit = first, .num_units = q8_smaller(Q8_SEGMENT_UNITS, num_units - first),
+                                   .num_panels = (rows + Q8_ROWS - 1) / Q8_ROWS};
+            set_ahead(&part, r);
             if ((OFFSET != 0 || (HAS_MINIMA && HALVES == 2)) && (r == 0 || num_units > Q8_SEGMENT_UNITS))
                 moe_q8_prepare_avx2(&part, KIND_OF(KIND), OFFSET);
             for (size_t p = 0; p < part.num_panels; p++)

@@ -76,11 +76,15 @@ struct q8_work {
 };
 _Static_assert(sizeof(struct q8_work) <= MOE_ROUNDED_SCRATCH, "the panels are more than the scratch");
 
-/* A part of a product: tokens first_token.. of args, which stand in work from 0 on, and units first_unit.. . */
+/* A part of a product: tokens first_token.. of args, which stand in work from 0 on, and units first_unit.. . The weights
+ * that are packed next, some rows of ahead_bytes, are fetched meanwhile, spread over the products: all at once they would
+ * be waited for. */
 struct q8_part {
     const struct moe_linear_rounded_args *args;
     struct q8_work *work;
     size_t first_token, num_tokens, first_unit, num_units, num_panels;
+    const unsigned char *ahead;
+    size_t ahead_rows, ahead_bytes, ahead_stride;
 };
 
 /* Units u of the segment with u mod 8 = lane. */
@@ -89,11 +93,11 @@ static inline size_t q8_lane_units(size_t num_units, size_t lane)
     return (num_units + MOE_Q8_LANES - 1 - lane) / MOE_Q8_LANES;
 }
 
-/* Where unit u stands in a panel. */
-static inline size_t q8_place(size_t num_units, size_t u)
+/* Where the first unit of a lane stands in a panel; its others follow. */
+static inline size_t q8_place(size_t num_units, size_t lane)
 {
-    size_t lane = u % MOE_Q8_LANES, full = num_units / MOE_Q8_LANES, rest = num_units % MOE_Q8_LANES;
-    return lane * full + (lane < rest ? lane : rest) + u / MOE_Q8_LANES;
+    size_t full = num_units / MOE_Q8_LANES, rest = num_units % MOE_Q8_LANES;
+    return lane * full + (lane < rest ? lane : rest);
 }
 
 static inline size_t q8_smaller(size_t a, size_t b)

@@ -119,6 +119,32 @@ static inline __attribute__((always_inline)) void run_tile(const struct tile *ti
                              _mm256_add_ps(_mm256_loadu_ps(y[t] + p * Q8_ROWS), acc[t][p]));
 }
 
+/* What is left to be fetched, and how much of it for each tile. */
+struct ahead {
+    const unsigned char *row;
+    size_t rows, offset, step;
+};
+
+static inline struct ahead ahead_of(const struct q8_part *part)
+{
+    size_t tiles = MOE_Q8_LANES * ((part->num_tokens + TILE_TOKENS - 1) / TILE_TOKENS);
+    size_t lines = part->ahead_rows * (part->ahead_bytes / 64 + 1);
+    return (struct ahead){part->ahead, part->ahead_rows, 0, (lines + tiles - 1) / tiles};
+}
+
+static inline void fetch(struct ahead *ahead, const struct q8_part *part)
+{
+    for (size_t i = 0; i < ahead->step && ahead->rows > 0; i++) {
+        _mm_prefetch((const char *)(ahead->row + ahead->offset), _MM_HINT_T1);
+        ahead->offset += 64;
+        if (ahead->offset < part->ahead_bytes)
+            continue;
+        ahead->offset = 0;
+        ahead->row += part->ahead_stride;
+        ahead->rows--;
+    }
+}
+
 #define RUN_TOKENS(n)                                              \
     case n:                                                        \
         if (part->num_panels == 2)                                 \
@@ -136,11 +162,13 @@ static inline __attribute__((always_inline)) void multiply(const struct q8_part 
     tile.sum_at = moe_q8_sum_at(cols) - unit * (MOE_Q8_UNIT - sizeof(float));
     for (size_t t = 0; t < part->num_tokens + TILE_TOKENS - 1; t++)
         x[t] = q8_x_row(part->args, part->first_token + q8_smaller(t, part->num_tokens - 1)) + unit * MOE_Q8_UNIT;
+    struct ahead ahead = ahead_of(part);
     for (size_t lane = 0, place = 0, end; lane < MOE_Q8_LANES; lane++, place = end) {
         end = place + q8_lane_units(part->num_units, lane);
         for (size_t t = 0; t < part->num_tokens; t += TILE_TOKENS) {
             float (*y)[Q8_PANELS * Q8_ROWS] = &part->work->y[t];
             tile.token = t;
+            fetch(&ahead, part);
             for (size_t i = 0; i < TILE_TOKENS; i++)
                 tile.x[i] = x[t + i];
             switch (q8_smaller(TILE_TOKENS, part->num_tokens - t)) {
