@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Levels of instruction sets: what the processor has, and what the operating system saves on a task switch.
 #define _GNU_SOURCE
+#define _DARWIN_C_SOURCE
 #include "cpu/cpuid.h"
 
 #include <stdint.h>
@@ -108,6 +109,66 @@ static bool has(enum moe_level level)
         return has_avx512bf16(&f);
     case MOE_LEVEL_AMX:
         return has_amx(&f);
+    default:
+        return false;
+    }
+}
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+
+/* Bits of the kernel's interface, which headers older than the processor lack. */
+enum { HWCAP_DOTPROD = 20, HWCAP2_I8MM_BIT = 13 };
+
+static bool has_dotprod(void)
+{
+    return (getauxval(AT_HWCAP) >> HWCAP_DOTPROD & 1) != 0;
+}
+
+static bool has_i8mm(void)
+{
+    return (getauxval(AT_HWCAP2) >> HWCAP2_I8MM_BIT & 1) != 0;
+}
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+
+static bool has_feature(const char *name)
+{
+    int32_t value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && size == sizeof value && value != 0;
+}
+
+static bool has_dotprod(void)
+{
+    return has_feature("hw.optional.arm.FEAT_DotProd");
+}
+
+static bool has_i8mm(void)
+{
+    return has_feature("hw.optional.arm.FEAT_I8MM");
+}
+#else
+static bool has_dotprod(void)
+{
+    return false;
+}
+
+static bool has_i8mm(void)
+{
+    return false;
+}
+#endif
+
+static bool has(enum moe_level level)
+{
+    switch (level) {
+    case MOE_LEVEL_NEON:
+        return true;
+    case MOE_LEVEL_DOTPROD:
+        return has_dotprod();
+    case MOE_LEVEL_I8MM:
+        return has_dotprod() && has_i8mm();
     default:
         return false;
     }

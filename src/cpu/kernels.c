@@ -44,6 +44,23 @@ typedef void any_fn(void);
 #include "cpu/level_tmpl.h"
 #endif
 
+#if defined(__aarch64__)
+#define LEVEL neon
+#define LEVEL_NAME NEON
+#define LEVEL_DEF "cpu/arm/neon.def"
+#include "cpu/level_tmpl.h"
+
+#define LEVEL dotprod
+#define LEVEL_NAME DOTPROD
+#define LEVEL_DEF "cpu/arm/dotprod.def"
+#include "cpu/level_tmpl.h"
+
+#define LEVEL i8mm
+#define LEVEL_NAME I8MM
+#define LEVEL_DEF "cpu/arm/i8mm.def"
+#include "cpu/level_tmpl.h"
+#endif
+
 static const struct {
     const struct moe_kernel_row *rows;
     size_t count;
@@ -55,6 +72,11 @@ static const struct {
     [MOE_LEVEL_AVX512VNNI] = {rows_avx512vnni, MOE_ARRAY_SIZE(rows_avx512vnni)},
     [MOE_LEVEL_AVX512BF16] = {rows_avx512bf16, MOE_ARRAY_SIZE(rows_avx512bf16)},
     [MOE_LEVEL_AMX] = {rows_amx, MOE_ARRAY_SIZE(rows_amx)},
+#endif
+#if defined(__aarch64__)
+    [MOE_LEVEL_NEON] = {rows_neon, MOE_ARRAY_SIZE(rows_neon)},
+    [MOE_LEVEL_DOTPROD] = {rows_dotprod, MOE_ARRAY_SIZE(rows_dotprod)},
+    [MOE_LEVEL_I8MM] = {rows_i8mm, MOE_ARRAY_SIZE(rows_i8mm)},
 #endif
 };
 
