@@ -4,7 +4,7 @@
 #include <stdbool.h>
 
 #include "cpu/arm/formats.h"
-#include "cpu/arm/unpack_neon.h"
+#include "cpu/arm/unpack_iq_neon.h"
 
 enum {
     LANES = 8,

@@ -3,7 +3,7 @@
 // panels of 8 rows, rows along lanes (q8_panel_dotprod.c).
 #include "cpu/arm/formats.h"
 #include "cpu/arm/q8_dotprod.h"
-#include "cpu/arm/unpack_neon.h"
+#include "cpu/arm/unpack_iq_neon.h"
 
 enum { AHEAD = 4096 };    /* bytes of weights that are fetched ahead of a row's products */
 

@@ -3,7 +3,7 @@
 // whose bytes stand by 8 columns, 8 rows, the 8 columns of a row (q8_panel_i8mm.c).
 #include "cpu/arm/formats.h"
 #include "cpu/arm/q8_i8mm.h"
-#include "cpu/arm/unpack_neon.h"
+#include "cpu/arm/unpack_iq_neon.h"
 
 Q8_INLINE void put(int8_t out[Q8_ROWS * MOE_Q8_UNIT], const struct q8_unit rows[Q8_ROWS])
 {

@@ -6,6 +6,7 @@
 
 #include "cpu/arm/q8_neon.h"
 #include "format/iq4.h"
+#include "half.h"
 
 /* ---- bytes ---- */
 
@@ -176,6 +177,24 @@ Q8_INLINE struct q8_unit q8_quants_mxfp4(const unsigned char *group, size_t unit
     return look_up(fp4_halves, nibbles(group + unit * 17 + 1));
 }
 
+/* Blocks of 64 columns with 4 scales of E4M3, sign not read, for 16 columns each; NaN is 0. */
+Q8_INLINE void q8_scales_nvfp4(struct q8_scales *out, const unsigned char *group)
+{
+    for (size_t i = 0; i < 2 * Q8_UNITS; i++) {
+        uint8_t code = group[36 * (i / 4) + i % 4] & 0x7f;
+        out->scale[i % 2][i / 2] = code == 0x7f ? 0 : 0.5f * moe_e4m3_to_f32(code);
+    }
+}
+
+/* 8 bytes for 16 columns: the low nibbles are the first 8. */
+Q8_INLINE struct q8_unit q8_quants_nvfp4(const unsigned char *group, size_t unit)
+{
+    struct q8_unit mixed = nibbles(group + unit / 2 * 36 + 4 + unit % 2 * 16);
+    uint64x2_t low = vreinterpretq_u64_s8(mixed.q[0]), high = vreinterpretq_u64_s8(mixed.q[1]);
+    return look_up(fp4_halves, unit_of(vreinterpretq_u8_u64(vtrn1q_u64(low, high)),
+                                       vreinterpretq_u8_u64(vtrn2q_u64(low, high))));
+}
+
 /* ---- blocks of 256 columns ---- */
 
 /* The 8 scales and 8 minima of Q4_K and Q5_K, 6 bits each in 12 bytes, times d and dmin, which lie before them. */
@@ -223,16 +242,16 @@ Q8_INLINE struct q8_unit q8_quants_q5_k(const unsigned char *group, size_t unit)
 }
 
 /* 16 int8, of the 16 columns in turn. */
-Q8_INLINE void scales_of_halves(struct q8_scales *out, int8x16_t ints, float factor)
+Q8_INLINE void scales_of_halves(float out[2][Q8_UNITS], int8x16_t ints, float factor)
 {
     int8x16_t firsts = vuzp1q_s8(ints, ints), others = vuzp2q_s8(ints, ints);
-    scales_of_ints(out->scale[0], vget_low_s8(firsts), factor);
-    scales_of_ints(out->scale[1], vget_low_s8(others), factor);
+    scales_of_ints(out[0], vget_low_s8(firsts), factor);
+    scales_of_ints(out[1], vget_low_s8(others), factor);
 }
 
 Q8_INLINE void q8_scales_q6_k(struct q8_scales *out, const unsigned char *group)
 {
-    scales_of_halves(out, vreinterpretq_s8_u8(vld1q_u8(group + 192)), half_to_f32(group + 208));
+    scales_of_halves(out->scale, vreinterpretq_s8_u8(vld1q_u8(group + 192)), half_to_f32(group + 208));
 }
 
 Q8_INLINE struct q8_unit q8_quants_q6_k(const unsigned char *group, size_t unit)
@@ -245,6 +264,42 @@ Q8_INLINE struct q8_unit q8_quants_q6_k(const unsigned char *group, size_t unit)
         q[i] = vorrq_u8(bits_of(vld1q_u8(low + 16 * i), shift, 15), upper);
     }
     return less(unit_of(q[0], q[1]), 32);
+}
+
+Q8_INLINE void q8_scales_q2_k(struct q8_scales *out, const unsigned char *group)
+{
+    struct q8_unit parts = nibbles(group);
+    scales_of_halves(out->scale, parts.q[0], half_to_f32(group + 80));
+    scales_of_halves(out->minimum, parts.q[1], -half_to_f32(group + 82));
+}
+
+/* 64 bytes: number of 2 bits k of byte 32 h + l is value l of unit 4 h + k. */
+Q8_INLINE struct q8_unit two_bits(const unsigned char *in, size_t unit)
+{
+    const unsigned char *bytes = in + unit / 4 * 32;
+    int shift = (int)(unit % 4) * 2;
+    return unit_of(bits_of(vld1q_u8(bytes), shift, 3), bits_of(vld1q_u8(bytes + 16), shift, 3));
+}
+
+Q8_INLINE struct q8_unit q8_quants_q2_k(const unsigned char *group, size_t unit)
+{
+    return two_bits(group + 16, unit);
+}
+
+Q8_INLINE void q8_scales_q3_k(struct q8_scales *out, const unsigned char *group)
+{
+    uint8_t scales[16];
+    for (size_t i = 0; i < 16; i++)
+        scales[i] = (uint8_t)((group[96 + i % 8] >> i / 8 * 4 & 15) | (group[104 + i % 4] >> i / 4 * 2 & 3) << 4);
+    int8x16_t ints = vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(scales)), vdupq_n_s8(32));
+    scales_of_halves(out->scale, ints, half_to_f32(group + 108));
+}
+
+Q8_INLINE struct q8_unit q8_quants_q3_k(const unsigned char *group, size_t unit)
+{
+    struct q8_unit low = two_bits(group + 32, unit);
+    return less(unit_of(vorrq_u8(vreinterpretq_u8_s8(low.q[0]), test_bit(vld1q_u8(group), unit, 4)),
+                        vorrq_u8(vreinterpretq_u8_s8(low.q[1]), test_bit(vld1q_u8(group + 16), unit, 4))), 4);
 }
 
 Q8_INLINE void q8_scales_iq4_xs(struct q8_scales *out, const unsigned char *group)
@@ -260,6 +315,56 @@ Q8_INLINE void q8_scales_iq4_xs(struct q8_scales *out, const unsigned char *grou
 Q8_INLINE struct q8_unit q8_quants_iq4_xs(const unsigned char *group, size_t unit)
 {
     return look_up(iq4_values, nibbles(group + 8 + unit * 16));
+}
+
+/* One factor for all columns. */
+Q8_INLINE void scales_of_one(struct q8_scales *out, const unsigned char *in)
+{
+    vst1q_f32(out->scale[0], vdupq_n_f32(half_to_f32(in)));
+    vst1q_f32(out->scale[0] + 4, vdupq_n_f32(half_to_f32(in)));
+}
+
+Q8_INLINE void q8_scales_tq2_0(struct q8_scales *out, const unsigned char *group)
+{
+    scales_of_one(out, group + 64);
+}
+
+Q8_INLINE struct q8_unit q8_quants_tq2_0(const unsigned char *group, size_t unit)
+{
+    return less(two_bits(group, unit), 1);
+}
+
+Q8_INLINE void q8_scales_tq1_0(struct q8_scales *out, const unsigned char *group)
+{
+    scales_of_one(out, group + 52);
+}
+
+/* The first ternary digit, less 1, of what 3^n b / 256 leaves as a fraction: the whole part of 3 times that. power: 3^n. */
+Q8_INLINE uint8x16_t ternary(uint8x16_t bytes, uint8x16_t power)
+{
+    uint8x16_t fraction = vmulq_u8(bytes, power);
+    uint8x16_t carries = vaddq_u8(vcgeq_u8(fraction, vdupq_n_u8(86)), vcgeq_u8(fraction, vdupq_n_u8(171)));
+    return vsubq_u8(vdupq_n_u8(255), carries);
+}
+
+Q8_INLINE uint8x16_t ternary_at(const unsigned char *in, uint8_t power)
+{
+    return ternary(vld1q_u8(in), vdupq_n_u8(power));
+}
+
+/* Units 0 .. 4 are digits of 32 bytes, 5 .. 7 of 16 bytes but for the last 16 columns: four digits of 4 bytes. */
+Q8_INLINE struct q8_unit q8_quants_tq1_0(const unsigned char *group, size_t unit)
+{
+    static const uint8_t powers[5] = {1, 3, 9, 27, 81};
+    static const uint8_t last[16] = {1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27};
+    if (unit < 5)
+        return unit_of(ternary_at(group, powers[unit]), ternary_at(group + 16, powers[unit]));
+    uint8x16_t first = ternary_at(group + 32, powers[2 * unit - 10]);
+    if (unit < 7)
+        return unit_of(first, ternary_at(group + 32, powers[2 * unit - 9]));
+    uint32_t high;
+    memcpy(&high, group + 48, sizeof high);
+    return unit_of(first, ternary(vreinterpretq_u8_u32(vdupq_n_u32(high)), vld1q_u8(last)));
 }
 
 #endif
