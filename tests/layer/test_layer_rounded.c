@@ -169,29 +169,37 @@ static void fill_experts(struct fixture *f, const struct test_experts *experts)
     fill_gaussian(f, p->down, p->num_experts * p->hidden_size, p->intermediate_size);
 }
 
-/* Each value of the first tokens within the bound of the worst that rounding may do. */
-static void compare_values(const struct fixture *f, const struct subject *s)
+/* What the first tokens should be, and how far they may be from it. */
+struct expected {
+    double *out, *bound;
+};
+
+static struct expected expect(const struct fixture *f, enum moe_ref_activations activations)
 {
-    struct fixture on_level = *f;
-    on_level.ctx = s->ctx;
+    size_t n = EXACT_TOKENS * f->hidden_size;
+    struct expected e = {moe_ref_alloc(n, sizeof(double)), moe_ref_alloc(n, sizeof(double))};
     struct test_call all = fixture_call_ids(f), call = fixture_part(f, &all, 0, EXACT_TOKENS);
-    test_assert_most(fixture_compare(&on_level, s->handle.layer, &call), 1, s->name);
+    call.activations = activations;
+    test_call_ref(&f->layer.block, &call, e.out, e.bound, NULL, NULL);
+    for (size_t i = 0; i < n; i++)
+        e.bound[i] += MOE_REF_UNIT * fabs(e.out[i]) + 0x1p-140;
+    return e;
 }
 
-/* Their error as a whole. */
-static double error_of(const struct fixture *f, const struct subject *s, const double *ref)
+static void forget(struct expected *e)
 {
+    free(e->out);
+    free(e->bound);
+}
+
+/* Each value within its bound; gives back the error as a whole. */
+static double compare_exact(const struct fixture *f, const struct subject *s, const struct expected *e)
+{
+    size_t n = EXACT_TOKENS * f->hidden_size;
     struct test_call all = fixture_call_ids(f), call = fixture_part(f, &all, 0, EXACT_TOKENS);
     test_assert_ok(test_call_run(s->ctx, s->handle.layer, &call));
-    return test_relative_error(f->out, ref, EXACT_TOKENS * f->hidden_size);
-}
-
-static double *exact_values(struct fixture *f)
-{
-    double *ref = moe_ref_alloc(EXACT_TOKENS * f->hidden_size, sizeof *ref);
-    struct test_call all = fixture_call_ids(f), call = fixture_part(f, &all, 0, EXACT_TOKENS);
-    test_call_ref(&f->layer.block, &call, ref, NULL, NULL, NULL);
-    return ref;
+    test_assert_most(test_worst(f->out, e->out, e->bound, n), 1, s->name);
+    return test_relative_error(f->out, e->out, n);
 }
 
 /* ---- every format on every level ---- */
@@ -205,18 +213,17 @@ struct results {
 /* The fixture's layer as it is on each level that has a kernel of its own for the format. */
 static void test_levels(struct fixture *f, enum moe_format_index index, int plain, struct results *results)
 {
-    double *ref = exact_values(f);
-    bool gaussian = moe_format_can_quantise(moe_format_at(index)->format);
+    const struct moe_format_info *info = moe_format_at(index);
+    bool bf16 = info->block_values == 1, gaussian = moe_format_can_quantise(info->format);
+    struct expected expected = expect(f, bf16 ? MOE_REF_BF16 : MOE_REF_INT8);
     for (int level = 0; level < MOE_NUM_LEVELS; level++) {
         struct subject s;
         if (!is_new(level, index))
             continue;
         subject_open(&s, f, (enum moe_level)level);
         assert_false(s.exact);
-        bool bf16 = test_rounding(s.handle.layer, &f->layer.block) == MOE_REF_BF16;
-        double *worst = bf16 ? &results->bf16[plain] : &results->int8[plain], error = error_of(f, &s, ref);
+        double *worst = bf16 ? &results->bf16[plain] : &results->int8[plain], error = compare_exact(f, &s, &expected);
         *worst = fmax(*worst, error);
-        compare_values(f, &s);
         if (plain)
             test_assert_most(error, bf16 ? BF16_ERROR : gaussian ? INT8_ERROR : INT8_ANY_WEIGHTS_ERROR, s.name);
         else
@@ -224,7 +231,7 @@ static void test_levels(struct fixture *f, enum moe_format_index index, int plai
         results->num_subjects++;
         subject_close(&s);
     }
-    free(ref);
+    forget(&expected);
 }
 
 /* Heavy tails in activations and weights; then neither. */
@@ -302,6 +309,7 @@ static void test_specs(void **state)
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         struct fixture f;
         fixture_open(&f, &specs[i], i, 150);
+        struct expected expected = expect(&f, test_rounding(f.fused.layer, &f.layer.block));
         for (int level = 0; level < MOE_NUM_LEVELS; level++) {
             struct subject s;
             if (!moe_cpuid_has((enum moe_level)level))
@@ -309,10 +317,11 @@ static void test_specs(void **state)
             subject_open(&s, &f, (enum moe_level)level);
             if (!s.exact) {
                 compare_bits(&f, &s);
-                compare_values(&f, &s);
+                compare_exact(&f, &s, &expected);
             }
             subject_close(&s);
         }
+        forget(&expected);
         fixture_close(&f);
     }
 }
