@@ -34,7 +34,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_iq1_m_avx512vnni
+#define FORMAT_NAME iq1_m
 #define GROUP_BYTES 56
 #define UNIT_BYTES 56
 #define KIND 3

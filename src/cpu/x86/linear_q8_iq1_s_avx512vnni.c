@@ -27,7 +27,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_iq1_s_avx512vnni
+#define FORMAT_NAME iq1_s
 #define GROUP_BYTES 50
 #define UNIT_BYTES 50
 #define KIND 1

@@ -20,7 +20,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_iq2_s_avx512vnni
+#define FORMAT_NAME iq2_s
 #define GROUP_BYTES 82
 #define UNIT_BYTES 82
 #define KIND 3

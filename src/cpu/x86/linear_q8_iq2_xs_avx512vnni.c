@@ -18,7 +18,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_iq2_xs_avx512vnni
+#define FORMAT_NAME iq2_xs
 #define GROUP_BYTES 74
 #define UNIT_BYTES 74
 #define KIND 3

@@ -27,7 +27,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_iq3_s_avx512vnni
+#define FORMAT_NAME iq3_s
 #define GROUP_BYTES 110
 #define UNIT_BYTES 110
 #define KIND 1

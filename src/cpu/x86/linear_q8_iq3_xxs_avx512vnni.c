@@ -21,7 +21,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_iq3_xxs_avx512vnni
+#define FORMAT_NAME iq3_xxs
 #define GROUP_BYTES 98
 #define UNIT_BYTES 98
 #define KIND 1

@@ -13,7 +13,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_iq4_nl_avx512vnni
+#define FORMAT_NAME iq4_nl
 #define GROUP_BYTES 144
 #define UNIT_BYTES 18
 #define KIND 1

@@ -26,7 +26,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_mxfp4_avx512vnni
+#define FORMAT_NAME mxfp4
 #define GROUP_BYTES 136
 #define UNIT_BYTES 17
 #define KIND 1

@@ -28,7 +28,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_q2_k_avx512vnni
+#define FORMAT_NAME q2_k
 #define GROUP_BYTES 84
 #define UNIT_BYTES 84
 #define KIND 6

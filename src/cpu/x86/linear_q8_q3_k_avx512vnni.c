@@ -29,7 +29,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_q3_k_avx512vnni
+#define FORMAT_NAME q3_k
 #define GROUP_BYTES 110
 #define UNIT_BYTES 110
 #define KIND 3

@@ -13,7 +13,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_q4_1_avx512vnni
+#define FORMAT_NAME q4_1
 #define GROUP_BYTES 160
 #define UNIT_BYTES 20
 #define KIND 4

@@ -16,7 +16,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_q5_1_avx512vnni
+#define FORMAT_NAME q5_1
 #define GROUP_BYTES 192
 #define UNIT_BYTES 24
 #define KIND 4

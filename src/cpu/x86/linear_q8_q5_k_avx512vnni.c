@@ -15,7 +15,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_q5_k_avx512vnni
+#define FORMAT_NAME q5_k
 #define GROUP_BYTES 176
 #define UNIT_BYTES 176
 #define KIND 4

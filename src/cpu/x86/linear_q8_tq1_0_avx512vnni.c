@@ -47,7 +47,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_tq1_0_avx512vnni
+#define FORMAT_NAME tq1_0
 #define GROUP_BYTES 54
 #define UNIT_BYTES 54
 #define KIND 1

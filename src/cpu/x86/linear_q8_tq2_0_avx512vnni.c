@@ -15,7 +15,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
-#define LINEAR_Q8_FN moe_linear_q8_tq2_0_avx512vnni
+#define FORMAT_NAME tq2_0
 #define GROUP_BYTES 66
 #define UNIT_BYTES 66
 #define KIND 1
