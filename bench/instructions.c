@@ -113,7 +113,8 @@ static bool can_count(void)
 
 /* ---- one kernel ---- */
 
-static void *round_rows(const struct moe_kernels *kernels, enum moe_op op, const float *x, size_t tokens, size_t *stride)
+static void *round_rows(const struct moe_kernels *kernels, enum moe_op op, const float *x, size_t tokens,
+                        size_t *stride)
 {
     *stride = op == MOE_OP_linear_q8 ? moe_q8_row_bytes(COLS) : COLS * sizeof(uint16_t);
     unsigned char *rows = test_alloc(tokens * *stride);

@@ -160,9 +160,9 @@ static void set_slot(struct moe_kernels *kernels, const struct moe_kernel_row *r
 void moe_kernels_init(struct moe_kernels *kernels, enum moe_level cap)
 {
     memset(kernels, 0, sizeof *kernels);
-    const struct moe_kernel_row *row;
-    for (size_t i = 0; (row = moe_kernels_row(i)) != NULL; i++) {
-        if (row->level <= cap && moe_cpuid_has(row->level))
-            set_slot(kernels, row);
+    for (size_t level = 0; level <= (size_t)cap; level++) {
+        bool has = levels[level].count > 0 && moe_cpuid_has((enum moe_level)level);
+        for (size_t i = 0; has && i < levels[level].count; i++)
+            set_slot(kernels, &levels[level].rows[i]);
     }
 }

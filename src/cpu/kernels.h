@@ -44,14 +44,14 @@ struct moe_linear_scaled_args {
 typedef void moe_linear_scaled_fn(const struct moe_linear_scaled_args *args);
 
 /* The same with activations that are rounded below f32, rows of bytes: int8 (q8.h) for linear_q8, bf16 for linear_bf16.
- * y, x and x_rows as above; x is aligned to 64. scratch: MOE_ROUNDED_SCRATCH bytes, aligned to 64, of the caller's own. next: where
- * the weights begin that the caller will read after these, fetched meanwhile; NULL: not known.
+ * y, x and x_rows as above; x is aligned to 64. scratch: MOE_ROUNDED_SCRATCH bytes, aligned to 64, of the caller's
+ * own. next: where the weights begin that the caller will read after these, fetched meanwhile; NULL: not known.
  *
  * linear_q8: the sum of one (r, t) is over units of 32 columns. A unit's sum of int8 products is exact; its scale is
- * s = scale of w * scale of x, rounded to f32. Segments of MOE_Q8_SEGMENT columns; in each, lane l = 0..7 sums the units
- * u of the segment with u mod 8 = l, ascending: acc = fma(unit's sum, s, acc), from 0; where the format has minima then acc =
- * fma(minimum, x's scaled sum of the unit, acc); a format with scales for 16 columns does this for each half in turn.
- * y = 0, then y = y + lane 0, y = y + lane 1, ... of each segment in turn.
+ * s = scale of w * scale of x, rounded to f32. Segments of MOE_Q8_SEGMENT columns; in each, lane l = 0..7 sums the
+ * units u of the segment with u mod 8 = l, ascending: acc = fma(unit's sum, s, acc), from 0; where the format has
+ * minima then acc = fma(minimum, x's scaled sum of the unit, acc); a format with scales for 16 columns does this for
+ * each half in turn. y = 0, then y = y + lane 0, y = y + lane 1, ... of each segment in turn.
  *
  * linear_bf16: products of two bf16 values; the order is the level's own, the same for any rows and num_tokens. */
 enum { MOE_Q8_UNIT = 32, MOE_Q8_LANES = 8, MOE_Q8_GROUP = 256, MOE_Q8_SEGMENT = 2048, MOE_ROUNDED_SCRATCH = 448 << 10 };

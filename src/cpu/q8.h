@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A row of activations in int8, as linear_q8 reads it: units of 32 columns with a scale each. For a row of cols columns,
-// n = cols / 32 units rounded up to whole groups of 8 (the rest may be read, but counts for nothing, whatever it holds):
+// A row of activations in int8, as linear_q8 reads it: units of 32 columns with a scale each. For a row of cols
+// columns, n = cols / 32 units rounded up to whole groups of 8 (the rest may be read, but counts for nothing,
+// whatever it holds):
 //     int8  q[32 n]         x is about scale * q, |q| <= 127
 //     f32   scale[n]        largest |x| of the unit / 127; NaN where one of them is not finite, and q is 0 then
 //     f32   sum[n]          scale * (sum of q), rounded once

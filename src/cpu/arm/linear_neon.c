@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// linear on neon, activations in f32: 8 lanes (column modulo 8) in two vectors, fused multiply-add. One token streams four
-// rows through registers; several share strips of rows that are unpacked to f32 in the first cache.
+// linear on neon, activations in f32: 8 lanes (column modulo 8) in two vectors, fused multiply-add. One token streams
+// four rows through registers; several share strips of rows that are unpacked to f32 in the first cache.
 #include <stdbool.h>
 
 #include "cpu/arm/formats.h"
@@ -17,7 +17,8 @@ enum {
 };
 
 /* Columns 32 unit.. of a group as f32. scales: of the group, where the format has any. */
-typedef void unpack_fn(float32x4_t out[VECTORS], const unsigned char *group, size_t unit, const struct q8_scales *scales);
+typedef void unpack_fn(float32x4_t out[VECTORS], const unsigned char *group, size_t unit,
+                       const struct q8_scales *scales);
 
 /* A segment of a row is a group. Called with constants, so that the functions are inlined. */
 struct format {
@@ -69,8 +70,8 @@ Q8_INLINE void add_unit(float32x4_t acc[TILE_ROWS][2], const unsigned char *cons
 }
 
 /* The dot products of four rows with x over a segment, added to the sums. */
-Q8_INLINE float32x4_t add_segment(float32x4_t sums, const unsigned char *const w[TILE_ROWS], const float *x, size_t cols,
-                                  struct format f)
+Q8_INLINE float32x4_t add_segment(float32x4_t sums, const unsigned char *const w[TILE_ROWS], const float *x,
+                                  size_t cols, struct format f)
 {
     unsigned char padded[TILE_ROWS][MOST_BYTES];
     const unsigned char *groups[TILE_ROWS];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// linear_q8 on i8mm. One token gains nothing from products of matrices, and goes through dotprod. More: panels of 8 rows,
-// whose bytes stand by 8 columns, 8 rows, the 8 columns of a row (q8_panel_i8mm.c).
+// linear_q8 on i8mm. One token gains nothing from products of matrices, and goes through dotprod. More: panels of 8
+// rows, whose bytes stand by 8 columns, 8 rows, the 8 columns of a row (q8_panel_i8mm.c).
 #include "cpu/arm/formats.h"
 #include "cpu/arm/q8_i8mm.h"
 #include "cpu/arm/unpack_iq_neon.h"

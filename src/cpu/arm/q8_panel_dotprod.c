@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Panels times activations on dotprod, one function for each kind of values.
 //
-// A tile is a panel, 8 rows in two vectors, by up to 4 tokens: 8 integer sums, 8 f32 sums, 4 vectors of x and 2 of weights
-// fill 22 of the 32 registers. For a unit, a token and a panel it costs 16 sdot and 6 steps in f32.
+// A tile is a panel, 8 rows in two vectors, by up to 4 tokens: 8 integer sums, 8 f32 sums, 4 vectors of x and 2 of
+// weights fill 22 of the 32 registers. For a unit, a token and a panel it costs 16 sdot and 6 steps in f32.
 #include "cpu/arm/q8_dotprod.h"
 
 enum { TILE_TOKENS = 4, VECTORS = Q8_ROWS / 4 };

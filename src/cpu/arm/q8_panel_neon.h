@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// linear_q8 of several tokens on Arm: panels of 8 rows, unpacked once for all tokens, and how a level arranges their bytes.
-// Levels differ in the product: dotprod multiplies 4 rows by a token, i8mm 2 tokens by 2 rows.
+// linear_q8 of several tokens on Arm: panels of 8 rows, unpacked once for all tokens, and how a level arranges their
+// bytes. Levels differ in the product: dotprod multiplies 4 rows by a token, i8mm 2 tokens by 2 rows.
 #ifndef MOE_Q8_PANEL_NEON_H
 #define MOE_Q8_PANEL_NEON_H
 
@@ -80,8 +80,8 @@ Q8_INLINE void q8_fetch_stream(const struct moe_linear_rounded_args *a, size_t o
         q8_fetch((const unsigned char *)((uintptr_t)a->next + (offset - end)), size);
 }
 
-/* A segment of rows r.. + 7; rows that there are not repeat the last, and are not stored. What is packed next is fetched
- * meanwhile: these rows' next segment, or the first of the rows that follow. */
+/* A segment of rows r.. + 7; rows that there are not repeat the last, and are not stored. What is packed next is
+ * fetched meanwhile: these rows' next segment, or the first of the rows that follow. */
 Q8_INLINE void q8_pack(struct q8_panel *panel, const struct moe_linear_rounded_args *a, size_t r, size_t first_unit,
                        size_t num_units, struct q8_format f, q8_put_fn *put)
 {
@@ -96,7 +96,8 @@ Q8_INLINE void q8_pack(struct q8_panel *panel, const struct moe_linear_rounded_a
         const unsigned char *groups[Q8_ROWS];
         for (size_t i = 0; i < Q8_ROWS; i++) {
             size_t offset = g * f.group_bytes;
-            groups[i] = q8_whole_group(padded[i], a->w + q8_smaller(r + i, a->rows - 1) * a->w_stride + offset, units, f);
+            const unsigned char *w = a->w + q8_smaller(r + i, a->rows - 1) * a->w_stride;
+            groups[i] = q8_whole_group(padded[i], w + offset, units, f);
             q8_fetch_stream(a, (r + i) * a->w_stride + offset + ahead, f.group_bytes);
             struct q8_scales scales;
             f.scales(&scales, groups[i]);

@@ -39,7 +39,8 @@ static inline int32_t sum_bytes(int8x16_t q)
 moe_quantise_fn moe_quantise_dotprod;
 void moe_quantise_dotprod(unsigned char *row, size_t cols, size_t first, const float *x, size_t n)
 {
-    float *scales = (float *)(void *)(row + moe_q8_scale_at(cols)), *sums = (float *)(void *)(row + moe_q8_sum_at(cols));
+    float *scales = (float *)(void *)(row + moe_q8_scale_at(cols));
+    float *sums = (float *)(void *)(row + moe_q8_sum_at(cols));
     int32_t *starts = (int32_t *)(void *)(row + moe_q8_start_at(cols));
     int32_t *half_starts = (int32_t *)(void *)(row + moe_q8_half_start_at(cols));
     for (size_t c = 0; c < n; c += MOE_Q8_UNIT) {

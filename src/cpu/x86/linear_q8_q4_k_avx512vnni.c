@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// linear_q8 of q4_k weights on AVX-512 with VNNI: a super-block, two f16 factors, 8 scales and minima of 6 bits, 256 nibbles.
+// linear_q8 of q4_k weights on AVX-512 with VNNI: a super-block, two f16 factors, 8 scales and minima of 6 bits, 256
+// nibbles.
 #include "cpu/x86/unpack_avx512vnni.h"
 
 static inline struct q8_group unpack_group(const unsigned char *in)

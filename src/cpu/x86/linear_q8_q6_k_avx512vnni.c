@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// linear_q8 of q6_k weights on AVX-512 with VNNI: a super-block, 256 nibbles, 256 times 2 upper bits, 16 int8 scales, an f16 factor.
+// linear_q8 of q6_k weights on AVX-512 with VNNI: a super-block, 256 nibbles, 256 times 2 upper bits, 16 int8 scales,
+// an f16 factor.
 #include "cpu/x86/unpack_avx512vnni.h"
 
 static inline struct q8_group unpack_group(const unsigned char *in)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Body of linear_q8 on AVX-512 with VNNI for one format. Parameters: FORMAT_NAME the format's; GROUP_BYTES bytes of
-// 256 columns; UNIT_BYTES of 32, or GROUP_BYTES where a block is a group; KIND the sum of Q8_* as a number; static inline
-// struct q8_group unpack_group(const unsigned char *in). Two may be left out: OFFSET, what the bytes count from where
-// they are biased, 128; SLOTS, the order of units that unpack_group makes of itself. Without it q is in the order of
-// columns. With it q[2 i + h] are the halves h of the units in slots 4 i .. 4 i + 3.
+// 256 columns; UNIT_BYTES of 32, or GROUP_BYTES where a block is a group; KIND the sum of Q8_* as a number; static
+// inline struct q8_group unpack_group(const unsigned char *in). Two may be left out: OFFSET, what the bytes count
+// from where they are biased, 128; SLOTS, the order of units that unpack_group makes of itself. Without it q is in
+// the order of columns. With it q[2 i + h] are the halves h of the units in slots 4 i .. 4 i + 3.
 #include <string.h>
 
 #include "cpu/x86/q8_avx512vnni.h"
@@ -18,10 +18,10 @@
 enum {
     GROUP_UNITS = MOE_Q8_GROUP / MOE_Q8_UNIT,
     HALF = MOE_Q8_UNIT / 2,
-    DIRECT_TOKENS = 4,       /* up to here a row's dot products cost less than its share of a panel */
+    DIRECT_TOKENS = 6,       /* up to here a row's dot products cost less than its share of a panel */
     NEAR = 512,              /* bytes ahead of a row's products that are fetched to the first cache */
     FAR = 4096,              /* to the second: a page, so that its address is looked up early */
-    DIRECT_COLS = MOE_ROUNDED_SCRATCH / DIRECT_TOKENS
+    DIRECT_COLS = 16384      /* up to which activations are copied for it */
 };
 
 #define MULTIPLY_PASTE(kind) moe_q8_multiply_##kind##_avx512vnni
@@ -95,128 +95,201 @@ static inline __attribute__((always_inline)) void fetch(const unsigned char *at,
 
 /* ---- few tokens: units along lanes ---- */
 
-struct x_group {
-    const unsigned char *q;                          /* in the order of slots */
-    const float *scale, *sum;
-    const int32_t *start, *half_start;
+/* Two tokens' activations, values in the order of slots, numbers of a group side by side: all that a group needs is at
+ * constant distances from one pointer. start is what a unit's sum begins with, -OFFSET times its sum of x. */
+struct x_pair {
+    _Alignas(64) unsigned char q[2][DIRECT_COLS];
+    float scale[DIRECT_COLS / MOE_Q8_GROUP][2][MOE_Q8_LANES];
+    float sum[DIRECT_COLS / MOE_Q8_GROUP][2][2][MOE_Q8_LANES];          /* [half][token] */
+    int32_t start[DIRECT_COLS / MOE_Q8_GROUP][2][2][MOE_Q8_LANES];      /* [half][token]; without halves [0] */
 };
+_Static_assert(sizeof(struct x_pair) * ((DIRECT_TOKENS + 1) / 2) <= MOE_ROUNDED_SCRATCH, "x is more than the scratch");
 
-/* The row with its values copied into the order of slots. */
-static inline struct x_group x_of(unsigned char *q, const unsigned char *row, size_t cols)
+static inline __m256i load_ints(const void *in)
 {
-    for (size_t g = 0; g < cols; g += MOE_Q8_GROUP)
-        for (size_t i = 0; i < GROUP_UNITS; i++)
-            for (size_t h = 0; h < 2; h++)
-                memcpy(q + g + (i / 4 * 2 + h) * 64 + i % 4 * HALF, row + g + slots[i] * MOE_Q8_UNIT + h * HALF, HALF);
-    return (struct x_group){q, (const float *)(const void *)(row + moe_q8_scale_at(cols)),
-                            (const float *)(const void *)(row + moe_q8_sum_at(cols)),
-                            (const int32_t *)(const void *)(row + moe_q8_start_at(cols)),
-                            (const int32_t *)(const void *)(row + moe_q8_half_start_at(cols))};
+    return _mm256_loadu_si256((const __m256i *)in);
 }
 
-/* Where lane 0, or 1, of unit u's slot is among 16, each quarter with two slots of four. */
+static inline void copy_numbers(struct x_pair *out, size_t t, size_t g, const unsigned char *row, size_t cols)
+{
+    size_t at = g * MOE_Q8_LANES * 4;
+    __m256 scale = _mm256_castsi256_ps(load_ints(row + moe_q8_scale_at(cols) + at));
+    _mm256_store_ps(out->scale[g][t], scale);
+    if (!(KIND & Q8_HALVES)) {
+        __m256i start = load_ints(row + moe_q8_start_at(cols) + at);
+        _mm256_store_si256((void *)out->start[g][0][t], _mm256_srai_epi32(start, __builtin_ctz(128 / OFFSET)));
+        _mm256_store_ps(out->sum[g][0][t], _mm256_castsi256_ps(load_ints(row + moe_q8_sum_at(cols) + at)));
+        return;
+    }
+    for (size_t h = 0; h < 2; h++) {
+        __m256i start = load_ints(row + moe_q8_half_start_at(cols) + 2 * at + 32 * h);
+        __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(start), _mm256_set1_ps(-0x1p-7f));
+        _mm256_store_si256((void *)out->start[g][h][t], _mm256_srai_epi32(start, __builtin_ctz(128 / OFFSET)));
+        _mm256_store_ps(out->sum[g][h][t], _mm256_mul_ps(sum, scale));
+    }
+}
+
+static void copy_x(struct x_pair *out, size_t t, const unsigned char *row, size_t cols)
+{
+    for (size_t g = 0; g < moe_q8_units(cols) / GROUP_UNITS; g++) {
+        unsigned char *q = out->q[t] + g * MOE_Q8_GROUP;
+        const unsigned char *from = row + g * MOE_Q8_GROUP;
+        for (size_t i = 0; i < GROUP_UNITS; i++)
+            for (size_t h = 0; h < 2; h++)
+                memcpy(q + (i / 4 * 2 + h) * 64 + i % 4 * HALF, from + slots[i] * MOE_Q8_UNIT + h * HALF, HALF);
+        copy_numbers(out, t, g, row, cols);
+    }
+}
+
+/* Sums of products of four columns, of slots 0 to 3 in the even ones, of 4 to 7 in the odd ones: [0], [1] of all
+ * columns or the first halves, [2], [3] of the others. */
+static inline __attribute__((always_inline)) void dot_group(__m512i dot[4], const struct q8_group *w,
+                                                            const unsigned char *q)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    for (size_t i = 0; i < 2; i++) {
+        dot[i] = _mm512_dpbusd_epi32(zero, w->q[2 * i], _mm512_load_si512(q + 128 * i));
+        dot[2 + i] = _mm512_dpbusd_epi32(KIND & Q8_HALVES ? zero : dot[i], w->q[2 * i + 1],
+                                         _mm512_load_si512(q + 128 * i + 64));
+        if (!(KIND & Q8_HALVES))
+            dot[i] = dot[2 + i];
+    }
+}
+
+/* Of each quarter's four lanes in two registers: pairs of a's, b's, a's, b's. */
+static inline __m512i add_pairs(__m512i a, __m512i b)
+{
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+}
+
+static inline __m512i add_quads(__m512i a, __m512i b)
+{
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+/* Where unit u is among add_quads(a, .)'s lanes: each quarter has a slot of the first four, one of the others, and the
+ * same of b. */
 #define LANE_OF(u)                                                                                                    \
     (slots[0] == (u) ? 0 : slots[4] == (u) ? 1 : slots[1] == (u) ? 4 : slots[5] == (u) ? 5 : slots[2] == (u) ? 8      \
      : slots[6] == (u) ? 9 : slots[3] == (u) ? 12 : 13)
+#define LANES_OF(first)                                                                                               \
+    LANE_OF(0) + (first), LANE_OF(1) + (first), LANE_OF(2) + (first), LANE_OF(3) + (first), LANE_OF(4) + (first),     \
+        LANE_OF(5) + (first), LANE_OF(6) + (first), LANE_OF(7) + (first)
 
-/* Sums of each unit's first 16 columns and of its others, or with only one of the two: of all; units in order. */
-static inline void sum_lanes(__m256i sums[2], const __m512i dot[4])
-{
-    __m512i low = _mm512_add_epi32(_mm512_unpacklo_epi32(dot[0], dot[2]), _mm512_unpackhi_epi32(dot[0], dot[2]));
-    if (!(KIND & Q8_HALVES)) {
-        const __m256i order = _mm256_setr_epi32(LANE_OF(0), LANE_OF(1), LANE_OF(2), LANE_OF(3), LANE_OF(4), LANE_OF(5),
-                                                LANE_OF(6), LANE_OF(7));
-        low = _mm512_add_epi32(low, _mm512_shuffle_epi32(low, 0x4e));
-        sums[0] = _mm512_castsi512_si256(_mm512_permutexvar_epi32(_mm512_castsi256_si512(order), low));
-        return;
-    }
-    __m512i high = _mm512_add_epi32(_mm512_unpacklo_epi32(dot[1], dot[3]), _mm512_unpackhi_epi32(dot[1], dot[3]));
-    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
-    const __m512i order = _mm512_setr_epi32(LANE_OF(0), LANE_OF(1), LANE_OF(2), LANE_OF(3), LANE_OF(4), LANE_OF(5),
-                                            LANE_OF(6), LANE_OF(7), LANE_OF(0) + 2, LANE_OF(1) + 2, LANE_OF(2) + 2,
-                                            LANE_OF(3) + 2, LANE_OF(4) + 2, LANE_OF(5) + 2, LANE_OF(6) + 2,
-                                            LANE_OF(7) + 2);
-    all = _mm512_permutexvar_epi32(order, all);
-    sums[0] = _mm512_castsi512_si256(all);
-    sums[1] = _mm512_extracti64x4_epi64(all, 1);
-}
-
-/* -OFFSET * sum of x, of what the activations have for 128. */
-static inline __m256i offset_of(const int32_t *start)
-{
-    return _mm256_srai_epi32(_mm256_loadu_si256((const void *)start), __builtin_ctz(128 / OFFSET));
-}
+/* LANES_OF is more than one argument once it is expanded. */
+#define LANES(...) _mm512_setr_epi32(__VA_ARGS__)
 
 /* One rounding for a scale, one for each product that is added; lanes without a unit stay as they are. */
-static inline __m256 add_half(__m256 acc, __m256i sum, __m256 w_scale, __m256 x_scale, __m256 minimum, __m256 x_sum,
-                              __mmask8 lanes)
+static inline __attribute__((always_inline)) __m512 add_half(__m512 acc, __m512i sum, const struct q8_group *w,
+                                                             const struct x_pair *x, size_t g, size_t h,
+                                                             __mmask16 lanes)
 {
-    __m256 all = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(w_scale, x_scale), acc);
+    if (KIND & Q8_BIASED)
+        sum = _mm512_add_epi32(sum, _mm512_load_si512(x->start[g][h]));
+    __m512 scale = _mm512_mul_ps(_mm512_broadcast_f32x8(w->scale[h]), _mm512_load_ps(x->scale[g][0]));
+    __m512 all = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc);
     if (KIND & Q8_MINIMA)
-        all = _mm256_fmadd_ps(minimum, x_sum, all);
+        all = _mm512_fmadd_ps(_mm512_broadcast_f32x8(w->minimum[h]), _mm512_load_ps(x->sum[g][h][0]), all);
+    return lanes == 0xffff ? all : _mm512_mask_mov_ps(acc, lanes, all);
+}
+
+/* The same of one token, in the lower lanes. */
+static inline __attribute__((always_inline)) __m256 add_half_one(__m256 acc, __m256i sum, const struct q8_group *w,
+                                                                 const struct x_pair *x, size_t g, size_t h,
+                                                                 __mmask8 lanes)
+{
+    if (KIND & Q8_BIASED)
+        sum = _mm256_add_epi32(sum, load_ints(x->start[g][h]));
+    __m256 scale = _mm256_mul_ps(w->scale[h], _mm256_load_ps(x->scale[g][0]));
+    __m256 all = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, acc);
+    if (KIND & Q8_MINIMA)
+        all = _mm256_fmadd_ps(w->minimum[h], _mm256_load_ps(x->sum[g][h][0]), all);
     return lanes == 0xff ? all : _mm256_mask_mov_ps(acc, lanes, all);
 }
 
-static inline __attribute__((always_inline)) __m256 add_group(__m256 acc, const struct q8_group *w,
-                                                              const struct x_group *x, size_t unit, __mmask8 lanes)
+/* acc: units along lanes, token 0 and token 1. */
+static inline __attribute__((always_inline)) __m512 add_two(__m512 acc, const struct q8_group *w,
+                                                            const struct x_pair *x, size_t g, __mmask16 lanes)
 {
-    const unsigned char *q = x->q + unit * MOE_Q8_UNIT;
-    __m512i dot[4];
-    for (size_t i = 0; i < 4; i++) {
-        __m512i from = i % 2 == 1 && !(KIND & Q8_HALVES) ? dot[i - 1] : _mm512_setzero_si512();
-        dot[i] = _mm512_dpbusd_epi32(from, w->q[i], _mm512_loadu_si512(q + 64 * i));
-    }
-    __m256i sums[2];
-    __m256 scale = _mm256_loadu_ps(x->scale + unit);
+    __m512i dot[2][4];
+    for (size_t t = 0; t < 2; t++)
+        dot_group(dot[t], w, x->q[t] + g * MOE_Q8_GROUP);
     if (!(KIND & Q8_HALVES)) {
-        dot[0] = dot[1];
-        dot[2] = dot[3];
-        sum_lanes(sums, dot);
-        if (KIND & Q8_BIASED)
-            sums[0] = _mm256_add_epi32(sums[0], offset_of(x->start + unit));
-        return add_half(acc, sums[0], w->scale[0], scale, w->minimum[0], _mm256_loadu_ps(x->sum + unit), lanes);
+        const __m512i order = LANES(LANES_OF(0), LANES_OF(2));
+        __m512i sums = add_quads(add_pairs(dot[0][0], dot[0][1]), add_pairs(dot[1][0], dot[1][1]));
+        return add_half(acc, _mm512_permutexvar_epi32(order, sums), w, x, g, 0, lanes);
     }
-    sum_lanes(sums, dot);
-    for (size_t h = 0; h < 2; h++) {
-        const int32_t *start = x->half_start + 2 * unit + 8 * h;
-        __m256 x_sum = _mm256_cvtepi32_ps(_mm256_loadu_si256((const void *)start));
-        x_sum = _mm256_mul_ps(_mm256_mul_ps(x_sum, _mm256_set1_ps(-0x1p-7f)), scale);
-        __m256i sum = KIND & Q8_BIASED ? _mm256_add_epi32(sums[h], offset_of(start)) : sums[h];
-        acc = add_half(acc, sum, w->scale[h], scale, w->minimum[h], x_sum, lanes);
-    }
-    return acc;
+    __m512i halves[2];               /* of each token: both halves */
+    for (size_t t = 0; t < 2; t++)
+        halves[t] = add_quads(add_pairs(dot[t][0], dot[t][1]), add_pairs(dot[t][2], dot[t][3]));
+    const __m512i first = LANES(LANES_OF(0), LANES_OF(16)), second = LANES(LANES_OF(2), LANES_OF(18));
+    acc = add_half(acc, _mm512_permutex2var_epi32(halves[0], first, halves[1]), w, x, g, 0, lanes);
+    return add_half(acc, _mm512_permutex2var_epi32(halves[0], second, halves[1]), w, x, g, 1, lanes);
 }
 
-static inline float add_lanes(float total, __m256 acc)
+static inline __attribute__((always_inline)) __m512 add_one(__m512 acc, const struct q8_group *w,
+                                                            const struct x_pair *x, size_t g, __mmask16 lanes)
 {
-    float lanes[MOE_Q8_LANES];
-    _mm256_storeu_ps(lanes, acc);
-    for (size_t l = 0; l < MOE_Q8_LANES; l++)
-        total += lanes[l];
-    return total;
+    __m512i dot[4];
+    dot_group(dot, w, x->q[0] + g * MOE_Q8_GROUP);
+    __m256 one = _mm512_castps512_ps256(acc);
+    __m512i low = add_pairs(dot[0], dot[1]);
+    if (!(KIND & Q8_HALVES)) {
+        const __m512i order = LANES(LANES_OF(0), LANES_OF(0));
+        low = _mm512_add_epi32(low, _mm512_shuffle_epi32(low, 0x4e));
+        low = _mm512_permutexvar_epi32(order, low);
+        one = add_half_one(one, _mm512_castsi512_si256(low), w, x, g, 0, (__mmask8)lanes);
+        return _mm512_castps256_ps512(one);
+    }
+    const __m512i order = LANES(LANES_OF(0), LANES_OF(2));
+    __m512i halves = _mm512_permutexvar_epi32(order, add_quads(low, add_pairs(dot[2], dot[3])));
+    one = add_half_one(one, _mm512_castsi512_si256(halves), w, x, g, 0, (__mmask8)lanes);
+    one = add_half_one(one, _mm512_extracti64x4_epi64(halves, 1), w, x, g, 1, (__mmask8)lanes);
+    return _mm512_castps256_ps512(one);
 }
+
+/* A group for all tokens; of an odd number of them, the last alone. */
+static inline __attribute__((always_inline)) void add_group(__m512 *acc, const struct q8_group *w,
+                                                            const struct x_pair *x, size_t g, size_t num_tokens,
+                                                            unsigned lanes)
+{
+    for (size_t i = 0; i < num_tokens / 2; i++)
+        acc[i] = add_two(acc[i], w, &x[i], g, (__mmask16)(lanes << 8 | lanes));
+    if (num_tokens % 2 == 1)
+        acc[num_tokens / 2] = add_one(acc[num_tokens / 2], w, &x[num_tokens / 2], g, (__mmask16)lanes);
+}
+
+enum { DIRECT_PAIRS = (DIRECT_TOKENS + 1) / 2 };
 
 /* The lanes' sums of a segment, from its first group at w on. */
-static inline __attribute__((always_inline)) void dot_segment(__m256 acc[DIRECT_TOKENS], const unsigned char *w,
-                                                              const struct x_group *x, size_t unit, size_t end,
+static inline __attribute__((always_inline)) void dot_segment(__m512 acc[DIRECT_PAIRS], const unsigned char *w,
+                                                              const struct x_pair *x, size_t unit, size_t end,
                                                               const unsigned char *near, const unsigned char *far,
                                                               size_t num_tokens)
 {
     size_t offset = 0;
-    for (size_t t = 0; t < num_tokens; t++)
-        acc[t] = _mm256_setzero_ps();
+    for (size_t i = 0; 2 * i < num_tokens; i++)
+        acc[i] = _mm512_setzero_ps();
     for (; unit + GROUP_UNITS <= end; unit += GROUP_UNITS, offset += GROUP_BYTES) {
         fetch(near + offset, false);
         fetch(far + offset, true);
         struct q8_group group = unpack_slots(w + offset);
-        for (size_t t = 0; t < num_tokens; t++)
-            acc[t] = add_group(acc[t], &group, &x[t], unit, 0xff);
+        add_group(acc, &group, x, unit / GROUP_UNITS, num_tokens, 0xff);
     }
     if (unit < end) {
         struct q8_group group = unpack_units(w + offset, end - unit);
-        for (size_t t = 0; t < num_tokens; t++)
-            acc[t] = add_group(acc[t], &group, &x[t], unit, (__mmask8)((1u << (end - unit)) - 1));
+        add_group(acc, &group, x, unit / GROUP_UNITS, num_tokens, (1u << (end - unit)) - 1);
     }
+}
+
+/* Lanes are added in order: they are few, and there are other rows to be computed meanwhile. */
+static inline void add_lanes(float *totals, __m512 acc, size_t num_tokens)
+{
+    float lanes[2][MOE_Q8_LANES];
+    _mm512_storeu_ps(lanes[0], acc);
+    for (size_t t = 0; t < num_tokens; t++)
+        for (size_t l = 0; l < MOE_Q8_LANES; l++)
+            totals[t] += lanes[t][l];
 }
 
 /* Called with a constant num_tokens, so that sums stay in registers. */
@@ -224,19 +297,19 @@ static inline __attribute__((always_inline)) void dot_rows(const struct moe_line
 {
     const struct stream stream = stream_of(a);
     size_t num_units = a->cols / MOE_Q8_UNIT;
-    struct x_group x[DIRECT_TOKENS];
+    struct x_pair *x = a->scratch;
     for (size_t t = 0; t < num_tokens; t++)
-        x[t] = x_of((unsigned char *)a->scratch + t * DIRECT_COLS, q8_x_row(a, t), a->cols);
+        copy_x(&x[t / 2], t % 2, q8_x_row(a, t), a->cols);
     for (size_t r = 0; r < a->rows; r++) {
-        float total[DIRECT_TOKENS] = {0};
+        float total[2 * DIRECT_PAIRS] = {0};
         size_t offset = r * a->w_stride;
         for (size_t unit = 0; unit < num_units; unit += Q8_SEGMENT_UNITS) {
             size_t end = q8_smaller(unit + Q8_SEGMENT_UNITS, num_units);
-            __m256 acc[DIRECT_TOKENS];
+            __m512 acc[DIRECT_PAIRS];
             dot_segment(acc, a->w + offset, x, unit, end, at_offset(&stream, offset + NEAR),
                         at_offset(&stream, offset + FAR), num_tokens);
-            for (size_t t = 0; t < num_tokens; t++)
-                total[t] = add_lanes(total[t], acc[t]);
+            for (size_t t = 0; t < num_tokens; t += 2)
+                add_lanes(total + t, acc[t / 2], t + 1 < num_tokens ? 2 : 1);
             offset += Q8_SEGMENT_UNITS / GROUP_UNITS * GROUP_BYTES;
         }
         for (size_t t = 0; t < num_tokens; t++)
@@ -244,21 +317,20 @@ static inline __attribute__((always_inline)) void dot_rows(const struct moe_line
     }
 }
 
+#define DOT_ROWS(n)     \
+    case n:             \
+        dot_rows(a, n); \
+        break;
+
 static void linear_few(const struct moe_linear_rounded_args *a)
 {
     switch (a->num_tokens) {
-    case 1:
-        dot_rows(a, 1);
-        break;
-    case 2:
-        dot_rows(a, 2);
-        break;
-    case 3:
-        dot_rows(a, 3);
-        break;
-    case 4:
-        dot_rows(a, 4);
-        break;
+        DOT_ROWS(1)
+        DOT_ROWS(2)
+        DOT_ROWS(3)
+        DOT_ROWS(4)
+        DOT_ROWS(5)
+        DOT_ROWS(6)
     default:
         break;
     }
@@ -283,7 +355,8 @@ static inline void transpose_floats(float *const out[GROUP_UNITS], const float i
         rows[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
         rows[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
     }
-    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    const __m512i high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
     for (size_t i = 0; i < 4; i++) {
         _mm512_store_si512(out[i], _mm512_permutex2var_epi64(rows[i], low, rows[4 + i]));
         _mm512_store_si512(out[4 + i], _mm512_permutex2var_epi64(rows[i], high, rows[4 + i]));
@@ -314,8 +387,8 @@ static void put_strip(struct q8_panel *panel, const struct strip *strip, size_t 
     for (size_t i = 0; i < 4; i++) {
         const unsigned char *slot = slots + i / 2 * 4;
         size_t half = i % 2 * (Q8_UNIT_BYTES / 2);
-        q8_transpose((unsigned char *const[4]){q[slot[0]] + half, q[slot[1]] + half, q[slot[2]] + half, q[slot[3]] + half},
-                  strip->q[i]);
+        unsigned char *const to[4] = {q[slot[0]] + half, q[slot[1]] + half, q[slot[2]] + half, q[slot[3]] + half};
+        q8_transpose(to, strip->q[i]);
     }
     for (size_t h = 0; h < (KIND & Q8_HALVES ? 2 : 1); h++) {
         transpose_floats(scale[h], strip->scale[h]);
@@ -372,7 +445,7 @@ static void linear_many(const struct moe_linear_rounded_args *a)
 
 static inline bool is_direct(const struct moe_linear_rounded_args *a)
 {
-    return a->num_tokens <= DIRECT_TOKENS && a->cols <= DIRECT_COLS - MOE_Q8_GROUP;
+    return a->num_tokens <= DIRECT_TOKENS && a->cols <= DIRECT_COLS;
 }
 
 #define FN_PASTE(name) moe_linear_q8_##name##_avx512vnni

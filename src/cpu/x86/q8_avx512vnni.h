@@ -2,8 +2,9 @@
 // linear_q8 on AVX-512 with VNNI: what all formats share. A format unpacks a group, 256 columns of a row, to unsigned
 // bytes and f32 scales (unpack_avx512vnni.h); what is multiplied is the format's business no more.
 //
-// One or two tokens: the dot products of a row at a time, units along lanes, weights in registers (linear_q8_tmpl_avx512vnni.h).
-// More: panels of 16 rows, rows along lanes, which all tokens share (q8_panel_avx512vnni.c).
+// One or two tokens: the dot products of a row at a time, units along lanes, weights in registers
+// (linear_q8_tmpl_avx512vnni.h). More: panels of 16 rows, rows along lanes, which all tokens share
+// (q8_panel_avx512vnni.c).
 #ifndef MOE_Q8_AVX512VNNI_H
 #define MOE_Q8_AVX512VNNI_H
 
@@ -85,7 +86,8 @@ static inline void q8_transpose(unsigned char *const out[4], const __m512i rows[
         b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
     }
     for (size_t i = 0; i < 4; i++) {    /* column i of each quarter, 4 rows in each of b's */
-        __m512i low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88), high = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88);
+        __m512i low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88);
+        __m512i high = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88);
         _mm512_store_si512(out[0] + 64 * i, _mm512_shuffle_i32x4(low, high, 0x88));
         _mm512_store_si512(out[2] + 64 * i, _mm512_shuffle_i32x4(low, high, 0xdd));
         low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0xdd);

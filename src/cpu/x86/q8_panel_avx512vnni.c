@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Panels times activations on AVX-512 with VNNI, one function for each kind of values.
 //
-// A tile is 32 rows (2 vectors) by up to 6 tokens: 12 integer sums, 12 f32 sums, 2 vectors of weights and one of x fill 27
-// of the 32 registers. For a unit of 32 columns, two vectors and a token it costs 16 vpdpbusd and 6 steps in f32, and 8
-// broadcasts, which the load ports make: arithmetic takes both 512-bit ports for 11 cycles, loads 10 of 22 slots.
+// A tile is 32 rows (2 vectors) by up to 6 tokens: 12 integer sums, 12 f32 sums, 2 vectors of weights and one of x
+// fill 27 of the 32 registers. For a unit of 32 columns, two vectors and a token it costs 16 vpdpbusd and 6 steps in
+// f32, and 8 broadcasts, which the load ports make: arithmetic takes both 512-bit ports for 11 cycles, loads 10 of 22
+// slots.
 #include <string.h>
 
 #include "cpu/x86/q8_avx512vnni.h"
@@ -127,8 +128,10 @@ static inline __attribute__((always_inline)) void multiply(const struct moe_line
     size_t rows = q8_smaller(Q8_PANELS * Q8_ROWS, a->rows - first_row), num_panels = (rows + Q8_ROWS - 1) / Q8_ROWS;
     struct tile tile = {.panels = panels, .cols = a->cols, .first_unit = first_unit, .num_units = num_units};
     _Alignas(64) float y[TILE_TOKENS][Q8_PANELS * Q8_ROWS];
-    for (size_t t = 0; t < a->num_tokens; t += TILE_TOKENS) {
-        size_t num_tokens = q8_smaller(TILE_TOKENS, a->num_tokens - t);
+    size_t tiles = (a->num_tokens + TILE_TOKENS - 1) / TILE_TOKENS, num_tokens;
+    for (size_t t = 0; t < a->num_tokens; t += num_tokens) {    /* tiles as even as can be */
+        num_tokens = (a->num_tokens - t + tiles - 1) / tiles;
+        tiles--;
         for (size_t i = 0; i < num_tokens; i++) {
             tile.x[i] = q8_x_row(a, t + i);
             tile.y[i] = y[i];

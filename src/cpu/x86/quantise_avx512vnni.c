@@ -27,13 +27,14 @@ static inline void sum_bytes(int32_t sums[2], __m256i q)
 moe_quantise_fn moe_quantise_avx512vnni;
 void moe_quantise_avx512vnni(unsigned char *row, size_t cols, size_t first, const float *x, size_t n)
 {
-    float *scales = (float *)(void *)(row + moe_q8_scale_at(cols)), *sums = (float *)(void *)(row + moe_q8_sum_at(cols));
+    float *scales = (float *)(void *)(row + moe_q8_scale_at(cols));
+    float *sums = (float *)(void *)(row + moe_q8_sum_at(cols));
     int32_t *starts = (int32_t *)(void *)(row + moe_q8_start_at(cols));
     int32_t *half_starts = (int32_t *)(void *)(row + moe_q8_half_start_at(cols));
     for (size_t c = 0; c < n; c += MOE_Q8_UNIT) {
         size_t unit = (first + c) / MOE_Q8_UNIT, half = unit / MOE_Q8_LANES * 16 + unit % MOE_Q8_LANES;
         __m512 low = _mm512_loadu_ps(x + c), high = _mm512_loadu_ps(x + c + 16);
-        __m512 larger = _mm512_range_ps(low, high, 0x0b);    /* the larger magnitude; of a NaN and a number, the number */
+        __m512 larger = _mm512_range_ps(low, high, 0x0b);    /* by magnitude; of a NaN and a number, the number */
         float largest = _mm512_reduce_max_ps(larger), scale = largest / 127;
         if (largest < TINY) {
             low = _mm512_mul_ps(low, _mm512_set1_ps(0x1p64f));

@@ -45,8 +45,8 @@ static inline __m128i some_heads(__m128i heads, const unsigned char *in, size_t 
         _mm_setr_epi8(HEAD_BYTE(0), HEAD_BYTE(1), HEAD_BYTE(2), HEAD_BYTE(3), HEAD_BYTE(4), HEAD_BYTE(5), HEAD_BYTE(6),
                       HEAD_BYTE(7), HEAD_BYTE(8), HEAD_BYTE(9), HEAD_BYTE(10), HEAD_BYTE(11), HEAD_BYTE(12),
                       HEAD_BYTE(13), HEAD_BYTE(14), HEAD_BYTE(15)));
-    __m512i some = _mm512_mask_permutexvar_epi8(_mm512_castsi128_si512(heads), bytes, order, _mm512_loadu_si512(in + first));
-    return _mm512_castsi512_si128(some);
+    __m512i old = _mm512_castsi128_si512(heads), found = _mm512_loadu_si512(in + first);
+    return _mm512_castsi512_si128(_mm512_mask_permutexvar_epi8(old, bytes, order, found));
 }
 
 /* The first size bytes, 1 or 2, of 8 blocks: from as few loads of 64 bytes as reach them. Called with constants. */

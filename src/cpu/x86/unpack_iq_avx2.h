@@ -6,8 +6,8 @@
 #include "cpu/x86/unpack_q8_avx2.h"
 #include "format/iq_grids.h"
 
-/* 4 rows of 8 values of 2 bits, the first row lowest, to a byte each, looked up: table has what a value c stands for at c
- * and at 4 c. */
+/* 4 rows of 8 values of 2 bits, the first row lowest, to a byte each, looked up: table has what a value c stands for
+ * at c and at 4 c. */
 static inline __m256i spread_pairs(uint64_t rows, const int8_t table[16])
 {
     const __m256i fours = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3,
