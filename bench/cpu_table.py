@@ -71,7 +71,8 @@ def cell_text(cell, peers):
         if cell["bound"] != "read" and tiles is not None and tiles < 0.99 * cell["ratio_to_ideal"]:
             text += ", %.0f %% AMX" % (100 * cell["ratio_to_amx"])
     for (library, path), peer in sorted(peers.items()):
-        shift = abs(peer.get("read_GB_s", 0) / cell["read_GB_s"] - 1) if cell.get("read_GB_s") else 0
+        known = peer.get("read_GB_s") and cell.get("read_GB_s")
+        shift = abs(peer["read_GB_s"] / cell["read_GB_s"] - 1) if known else 0
         label = path if sum(name[1] == path for name in peers) == 1 else library + " " + path
         text += ", **%.2f** %s%s" % (cell["median_ms"] / peer["median_ms"], label,
                                      "?" if shift > MOST_RATIO_CHANGE else "")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-# bench/cpu.py on small shapes: lines in a file, tables in a document, another library beside ours.
+# bench/cpu.py on small shapes: lines in a file, tables in a document, another library beside ours; and what the peer's
+# script says where its package is missing.
 # Usage: bench_script.sh MOE SOURCE_DIR PYTHON SCRATCH_DIR
 set -u
 moe=$1 source=$2 python=$3 scratch=$4
@@ -40,5 +41,9 @@ for line in sys.stdin:
 script --only-table lines.jsonl --peers peers.jsonl
 has page.md '\*\*0[.]50\*\* plain'
 has page.md 'other abc'
+
+# ggml's package is not there: -S hides it if it is
+"$python" -B -I -S "$source/bench/peers/ggml_layer.py" >out 2>err && fail 'no package, no error'
+has err 'pip install llama-cpp-python'
 [ $failures -eq 0 ] || exit 1
 echo 'all passed'
