@@ -8,6 +8,10 @@
 
 #include "bench_weights.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #define PIECE_BYTES ((size_t)1 << 21)   /* large against the clock's steps, small against a time slice */
 #define MOST_PIECES 2048
 #define READ_SECONDS 0.05
@@ -24,7 +28,7 @@ struct reader {
 };
 
 /* Eight sums, so that loads do not wait for additions; memcpy, since tensors may lie unaligned. */
-static uint64_t read_bytes(const unsigned char *data, size_t size)
+static uint64_t read_plain(const unsigned char *data, size_t size)
 {
     uint64_t sums[8] = {0}, value, total = 0;
     for (size_t i = 0; i + sizeof sums <= size; i += sizeof sums)
@@ -35,6 +39,28 @@ static uint64_t read_bytes(const unsigned char *data, size_t size)
     for (size_t k = 0; k < 8; k++)
         total += sums[k];
     return total;
+}
+
+#if defined(__x86_64__)
+/* Whole cache lines at once: with 16 bytes a load a core reads 8 % less (Sapphire Rapids). */
+__attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned char *data, size_t size)
+{
+    __m512i sums[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (size_t i = 0; i + sizeof sums <= size; i += sizeof sums)
+        for (size_t k = 0; k < 4; k++)
+            sums[k] = _mm512_add_epi64(sums[k], _mm512_loadu_si512(data + i + 64 * k));
+    return (uint64_t)_mm512_reduce_add_epi64(
+        _mm512_add_epi64(_mm512_add_epi64(sums[0], sums[1]), _mm512_add_epi64(sums[2], sums[3])));
+}
+#endif
+
+static uint64_t read_bytes(const unsigned char *data, size_t size)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f"))
+        return read_avx512(data, size);
+#endif
+    return read_plain(data, size);
 }
 
 static int compare(const void *a, const void *b)
