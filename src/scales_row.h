@@ -37,8 +37,9 @@ static inline void moe_scales_apply(float *w, const struct moe_slice_scales *s, 
     scale = scale != NULL ? scale + s->scale.offset + i * s->scale.stride : NULL;
     zero = zero != NULL ? zero + s->zero.offset + i * s->zero.stride : NULL;
     column_block = column_block != NULL ? column_block + s->column_block.offset : NULL;
+    size_t next = c / s->block_cols;
     for (size_t end = c + n; c < end;) {
-        size_t j = c / s->block_cols, run = (j + 1) * s->block_cols;
+        size_t j = next++, run = next * s->block_cols;
         if (column_block != NULL) {
             int32_t block;
             memcpy(&block, column_block + c * sizeof block, sizeof block);

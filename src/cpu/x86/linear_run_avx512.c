@@ -84,25 +84,62 @@ static void linear_one(const struct moe_linear_matrix *m)
 
 /* ---- several tokens ---- */
 
-/* A segment of rows r.. into strip rows of SEGMENT. The next segment, or that of the next rows, is fetched
- * meanwhile. */
-static void unpack_strip(float *strip, const struct moe_linear_matrix *m, size_t r, size_t rows, size_t start,
-                         size_t cols)
+/* Weights that are fetched while others are multiplied, some lines with each tile: all at once, they would be waited
+ * for. */
+struct ahead {
+    const unsigned char *w;
+    size_t stride, bytes, rows;    /* rows of so many bytes */
+    size_t row, at;                /* the next line */
+    size_t share;                  /* lines with a tile */
+};
+
+static inline void fetch(struct ahead *ahead)
+{
+    for (size_t i = 0; i < ahead->share && ahead->row < ahead->rows; i++) {
+        _mm_prefetch((const char *)(ahead->w + ahead->row * ahead->stride + ahead->at), _MM_HINT_T1);
+        ahead->at += LINE;
+        if (ahead->at < ahead->bytes)
+            continue;
+        ahead->at = 0;
+        ahead->row++;
+    }
+}
+
+/* A segment of rows r.. in rows of SEGMENT. */
+struct strip {
+    const struct moe_linear_args *args;
+    float *w;
+    size_t r, rows, start, cols;
+    struct ahead ahead;
+};
+
+static void unpack_strip(const struct strip *strip, const struct moe_linear_matrix *m)
+{
+    for (size_t i = 0; i < strip->rows; i++)
+        unpack(strip->w + i * SEGMENT, m, strip->r + i, strip->start, strip->cols);
+    for (size_t i = strip->rows; i % TILE_ROWS > 0; i++)    /* not stored */
+        memset(strip->w + i * SEGMENT, 0, SEGMENT * sizeof *strip->w);
+}
+
+/* What is unpacked after this strip: the next segment, that of the next rows, or what the caller reads next. */
+static struct ahead ahead_of(const struct strip *strip, const struct moe_linear_matrix *m, size_t num_tiles)
 {
     const struct moe_linear_args *a = m->args;
-    bool last = start + cols == a->cols;
-    size_t bytes = cols / m->block_values * m->block_bytes;
-    for (size_t i = 0; i < rows; i++) {
-        size_t next_row = last ? smaller(r + i + STRIP_ROWS, a->rows - 1) : r + i;
-        const unsigned char *next = a->w + next_row * a->w_stride;
-        if (!last)
-            next += (start + cols) / m->block_values * m->block_bytes;
-        for (size_t at = 0; at < bytes; at += LINE)
-            _mm_prefetch((const char *)(next + at), _MM_HINT_T0);
-        unpack(strip + i * SEGMENT, m, r + i, start, cols);
+    size_t end = strip->start + strip->cols, below = strip->r + strip->rows;
+    struct ahead ahead = {.w = a->w + strip->r * a->w_stride, .stride = a->w_stride, .rows = strip->rows};
+    size_t start = end < a->cols ? end : 0;
+    if (end == a->cols && below < a->rows) {
+        ahead.w = a->w + below * a->w_stride;
+        ahead.rows = smaller(STRIP_ROWS, a->rows - below);
+    } else if (end == a->cols) {
+        ahead.w = a->next;
+        ahead.rows = a->next != NULL ? STRIP_ROWS : 0;
     }
-    for (size_t i = rows; i % TILE_ROWS > 0; i++)    /* not stored */
-        memset(strip + i * SEGMENT, 0, SEGMENT * sizeof *strip);
+    if (ahead.rows > 0)
+        ahead.w += start / m->block_values * m->block_bytes;
+    ahead.bytes = smaller(SEGMENT, a->cols - start) / m->block_values * m->block_bytes;
+    ahead.share = ahead.rows * (ahead.bytes / LINE + 1) / (num_tiles * (STRIP_ROWS / TILE_ROWS)) + 1;
+    return ahead;
 }
 
 /* y[t][0..3] (+)= their sums, of which the first num_rows are stored. */
@@ -212,17 +249,19 @@ typedef void tile_fn(const struct tile *tile);
 TILE_FN(2) TILE_FN(3) TILE_FN(4) TILE_FN(5) TILE_FN(6)
 static tile_fn *const tiles[TILE_TOKENS + 1] = {NULL, NULL, tile2, tile3, tile4, tile5, tile6};
 
-static void multiply_tokens(const struct moe_linear_args *a, const float *strip, size_t r, size_t rows, size_t start,
-                            size_t cols, size_t t, size_t num_tokens)
+/* Tokens t.. against the strip. */
+static void multiply_tokens(struct strip *strip, size_t t, size_t num_tokens)
 {
-    struct tile tile = {.cols = cols, .first = start == 0};
+    const struct moe_linear_args *a = strip->args;
+    struct tile tile = {.cols = strip->cols, .first = strip->start == 0};
     for (size_t j = 0; j < num_tokens; j++)
-        tile.x[j] = a->x + (a->x_rows != NULL ? (size_t)a->x_rows[t + j] : t + j) * a->x_stride + start;
-    for (size_t i = 0; i < rows; i += TILE_ROWS) {
-        tile.w = strip + i * SEGMENT;
+        tile.x[j] = a->x + (a->x_rows != NULL ? (size_t)a->x_rows[t + j] : t + j) * a->x_stride + strip->start;
+    for (size_t i = 0; i < strip->rows; i += TILE_ROWS) {
+        tile.w = strip->w + i * SEGMENT;
         for (size_t j = 0; j < num_tokens; j++)
-            tile.y[j] = a->y + (t + j) * a->y_stride + r + i;
-        tile.num_rows = smaller(TILE_ROWS, rows - i);
+            tile.y[j] = a->y + (t + j) * a->y_stride + strip->r + i;
+        tile.num_rows = smaller(TILE_ROWS, strip->rows - i);
+        fetch(&strip->ahead);
         tiles[num_tokens](&tile);
     }
 }
@@ -231,16 +270,18 @@ static void multiply_tokens(const struct moe_linear_args *a, const float *strip,
 static void linear_many(const struct moe_linear_matrix *m)
 {
     const struct moe_linear_args *a = m->args;
-    _Alignas(64) float strip[STRIP_ROWS * SEGMENT];
+    _Alignas(64) float w[STRIP_ROWS * SEGMENT];
     size_t num_tiles = (a->num_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-    for (size_t r = 0; r < a->rows; r += STRIP_ROWS) {
-        size_t rows = smaller(STRIP_ROWS, a->rows - r);
-        for (size_t start = 0; start < a->cols; start += SEGMENT) {
-            size_t cols = smaller(SEGMENT, a->cols - start);
-            unpack_strip(strip, m, r, rows, start, cols);
+    struct strip strip = {.args = a, .w = w};
+    for (strip.r = 0; strip.r < a->rows; strip.r += STRIP_ROWS) {
+        strip.rows = smaller(STRIP_ROWS, a->rows - strip.r);
+        for (strip.start = 0; strip.start < a->cols; strip.start += SEGMENT) {
+            strip.cols = smaller(SEGMENT, a->cols - strip.start);
+            strip.ahead = ahead_of(&strip, m, num_tiles);
+            unpack_strip(&strip, m);
             for (size_t i = 0; i < num_tiles; i++) {
                 size_t t = i * a->num_tokens / num_tiles, end = (i + 1) * a->num_tokens / num_tiles;
-                multiply_tokens(a, strip, r, rows, start, cols, t, end - t);
+                multiply_tokens(&strip, t, end - t);
             }
         }
     }
