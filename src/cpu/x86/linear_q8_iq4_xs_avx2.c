@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of iq4_xs weights on AVX2: a super-block, an f16 factor, 8 scales of 6 bits, 256 codes of a book of
 // 16 values.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 #include "format/iq4.h"
 
 static inline struct q8_group unpack_group(const unsigned char *in)
@@ -23,9 +23,28 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
+static inline void pack_columns(const struct q8_columns *out)
+{
+    __m256i head[4], quads[Q8_QUADS];
+    __m256 d[2];
+    load_columns(head, out->rows, 0);
+    split_floats(d, head[0]);
+    for (size_t u = 0; u < 8; u++) {
+        load_nibbles_of_unit(quads, out, 8 + 16 * u);
+        for (size_t i = 0; i < Q8_QUADS; i++)
+            quads[i] = look_up(iq4_values, quads[i]);
+        put_signed(out, u, quads);
+        __m256i lower = _mm256_and_si256(_mm256_srli_epi32(head[1], 4 * (int)u), _mm256_set1_epi32(15));
+        __m256i upper = _mm256_and_si256(_mm256_srli_epi32(head[0], 12 + 2 * (int)u), _mm256_set1_epi32(0x30));
+        __m256i scale = _mm256_sub_epi32(_mm256_or_si256(lower, upper), _mm256_set1_epi32(32));
+        put_scale(out, u, 0, _mm256_mul_ps(d[0], _mm256_cvtepi32_ps(scale)));
+    }
+}
+
 #define LINEAR_Q8_FN moe_linear_q8_iq4_xs_avx2
 #define GROUP_BYTES 136
 #define UNIT_BYTES 136
 #define KIND s8
+#define PACK_GROUP pack_columns
 #define OFFSET 0
 #include "cpu/x86/linear_q8_tmpl_avx2.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of mxfp4 weights on AVX2: an E8M0 scale, 32 values of E2M1.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 /* E2M1 in units of a half, plus 12. */
 static const uint8_t doubled[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
@@ -24,9 +24,25 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
+static inline void pack_columns(const struct q8_columns *out)
+{
+    for (size_t u = 0; u < out->num_units; u++) {
+        __m256i quads[Q8_QUADS];
+        load_nibbles_of_unit(quads, out, u * 17 + 1);
+        for (size_t i = 0; i < Q8_QUADS; i++)
+            quads[i] = look_up((const int8_t *)doubled, quads[i]);
+        put_quads(out, u, quads);
+        const unsigned char *const *rows = out->rows;
+        size_t e = u * 17;
+        put_scale(out, u, 0, half_scales(_mm256_setr_epi32(rows[0][e], rows[1][e], rows[2][e], rows[3][e], rows[4][e],
+                                                           rows[5][e], rows[6][e], rows[7][e])));
+    }
+}
+
 #define LINEAR_Q8_FN moe_linear_q8_mxfp4_avx2
 #define GROUP_BYTES 136
 #define UNIT_BYTES 17
 #define KIND u5
+#define PACK_GROUP pack_columns
 #define OFFSET 12
 #include "cpu/x86/linear_q8_tmpl_avx2.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of nvfp4 weights on AVX2: 4 scales of E4M3, 64 values of E2M1.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 /* E2M1 in units of a half, plus 12. */
 static const uint8_t doubled[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of q2_k weights on AVX2: a super-block, 16 scales and minima of 4 bits, 256 times 2 bits, two f16
 // factors.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 static inline struct q8_group unpack_group(const unsigned char *in)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of q3_k weights on AVX2: a super-block, 256 third bits, 256 times 2 bits, 16 scales of 6 bits, an
 // f16 factor; less 4.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 /* 6 bits less 32: the lower 4 of 16 scales in nibbles of 8 bytes, the upper 2 in 4 bytes. */
 static inline __m128i scales_of_q3(const unsigned char *in)

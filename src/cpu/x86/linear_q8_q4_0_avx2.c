@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of q4_0 weights on AVX2: an f16 scale, 32 nibbles less 8.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 static inline struct q8_group unpack_group(const unsigned char *in)
 {
@@ -11,9 +11,20 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     return out;
 }
 
+static inline void pack_columns(const struct q8_columns *out)
+{
+    for (size_t u = 0; u < out->num_units; u++) {
+        __m256i quads[Q8_QUADS];
+        load_nibbles_of_unit(quads, out, u * 18 + 2);
+        put_quads(out, u, quads);
+        put_scale(out, u, 0, load_halves(out->rows, u * 18));
+    }
+}
+
 #define LINEAR_Q8_FN moe_linear_q8_q4_0_avx2
 #define GROUP_BYTES 144
 #define UNIT_BYTES 18
 #define KIND u4
+#define PACK_GROUP pack_columns
 #define OFFSET 8
 #include "cpu/x86/linear_q8_tmpl_avx2.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of q5_0 weights on AVX2: an f16 scale, the fifth bits, 32 nibbles; less 16.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 static inline struct q8_group unpack_group(const unsigned char *in)
 {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Body of linear_q8 on AVX2 for one format. Parameters: LINEAR_Q8_FN the kernel's name; GROUP_BYTES bytes of 256
-// columns; UNIT_BYTES of 32, or GROUP_BYTES where a block is a group; KIND a name of Q8_KIND_MAP; OFFSET what codes
-// have too much, 0 where there are minima or signs; static inline struct q8_group unpack_group(const unsigned char
-// *in).
+// Body of linear_q8 on AVX2 for one format. Parameters: LINEAR_Q8_FN the kernel's name; GROUP_BYTES bytes of 256 columns;
+// UNIT_BYTES of 32, or GROUP_BYTES where a block is a group; KIND a name of Q8_KIND_MAP; OFFSET what codes have too much,
+// 0 where there are minima or signs; static inline struct q8_group unpack_group(const unsigned char *in). Where the bits
+// of 8 rows can be brought together before they are unpacked, which costs less, also PACK_GROUP the name of a static
+// inline void (const struct q8_columns *out).
 #include <string.h>
 
 #include "cpu/x86/q8_avx2.h"
@@ -227,94 +228,88 @@ static inline __attribute__((always_inline)) void linear_few(const struct moe_li
 
 /* ---- several tokens: panels ---- */
 
-/* 8 rows of 4 dwords, at in[i * stride], to 4 columns of them. */
-static inline void transpose(__m256i out[4], const unsigned char *in, size_t stride)
-{
-    __m256i rows[4];
-    for (size_t i = 0; i < 4; i++) {
-        const __m128i *low = (const void *)(in + i * stride), *high = (const void *)(in + (i + 4) * stride);
-        rows[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
-    }
-    __m256i a = _mm256_unpacklo_epi32(rows[0], rows[1]), b = _mm256_unpacklo_epi32(rows[2], rows[3]);
-    __m256i c = _mm256_unpackhi_epi32(rows[0], rows[1]), d = _mm256_unpackhi_epi32(rows[2], rows[3]);
-    out[0] = _mm256_unpacklo_epi64(a, b);
-    out[1] = _mm256_unpackhi_epi64(a, b);
-    out[2] = _mm256_unpacklo_epi64(c, d);
-    out[3] = _mm256_unpackhi_epi64(c, d);
-}
-
-/* One group of 8 rows, unpacked. */
+#ifndef PACK_GROUP
+/* One group of 8 rows, unpacked row by row. */
 struct strip {
     _Alignas(32) unsigned char q[Q8_ROWS][MOE_Q8_GROUP];
     float scale[2][Q8_ROWS][MOE_Q8_LANES], minimum[2][Q8_ROWS][MOE_Q8_LANES];
 };
 
 /* Lane u of all rows, for each unit. */
-static inline void spread(float (*out)[2][Q8_ROWS], const size_t places[GROUP_UNITS], size_t num_units, size_t half,
-                          const float in[Q8_ROWS][MOE_Q8_LANES])
+static inline void spread(__m256 out[GROUP_UNITS], const float in[Q8_ROWS][MOE_Q8_LANES])
 {
+    const unsigned char *rows[Q8_ROWS];
     __m256i columns[GROUP_UNITS];
-    for (size_t i = 0; i < 2; i++)
-        transpose(columns + 4 * i, (const unsigned char *)(in[0] + 4 * i), sizeof in[0]);
-    for (size_t u = 0; u < num_units; u++)
-        _mm256_storeu_ps(out[places[u]][half], _mm256_castsi256_ps(columns[u]));
+    for (size_t i = 0; i < Q8_ROWS; i++)
+        rows[i] = (const unsigned char *)in[i];
+    load_columns(columns, rows, 0);
+    load_columns(columns + 4, rows, 16);
+    for (size_t u = 0; u < GROUP_UNITS; u++)
+        out[u] = _mm256_castsi256_ps(columns[u]);
 }
 
-/* Bytes with signs as magnitudes and flips. What a flip takes from the sum of magnitude * x is the magnitude. */
-static inline void put_signed(struct q8_work *work, size_t p, size_t place, const __m256i quads[Q8_QUADS])
+static inline void put_strip(const struct q8_columns *out, const struct strip *strip)
 {
-    __m256i start = _mm256_setzero_si256();
-    for (size_t i = 0; i < Q8_QUADS; i++) {
-        __m256i flips = _mm256_cmpgt_epi8(_mm256_setzero_si256(), quads[i]);
-        __m256i sizes = _mm256_abs_epi8(quads[i]);
-        __m256i flipped = _mm256_and_si256(sizes, flips);
-        start = _mm256_add_epi16(start, _mm256_maddubs_epi16(flipped, _mm256_set1_epi8(1)));
-        _mm256_storeu_si256((void *)work->q[p][place][i], sizes);
-        _mm256_storeu_si256((void *)work->x.flips[p][place][i], flips);
-    }
-    _mm256_storeu_si256((void *)work->w.start[p][place], q8_widen(start));
-}
-
-static inline void put_strip(struct q8_work *work, size_t p, const struct strip *strip, size_t num_units, size_t unit,
-                             size_t all_units)
-{
-    size_t places[GROUP_UNITS];
-    for (size_t u = 0; u < num_units; u++) {
+    const unsigned char *rows[Q8_ROWS];
+    for (size_t i = 0; i < Q8_ROWS; i++)
+        rows[i] = strip->q[i];
+    for (size_t u = 0; u < out->num_units; u++) {
         __m256i quads[Q8_QUADS];
-        places[u] = q8_place(all_units, u) + unit / GROUP_UNITS;
-        for (size_t i = 0; i < 2; i++)
-            transpose(quads + 4 * i, strip->q[0] + u * MOE_Q8_UNIT + 16 * i, MOE_Q8_GROUP);
+        load_columns(quads, rows, u * MOE_Q8_UNIT);
+        load_columns(quads + 4, rows, u * MOE_Q8_UNIT + 16);
         if (HAS_SIGNS)
-            put_signed(work, p, places[u], quads);
-        for (size_t i = 0; i < Q8_QUADS && !HAS_SIGNS; i++)
-            _mm256_storeu_si256((void *)work->q[p][places[u]][i], quads[i]);
+            put_signed(out, u, quads);
+        else
+            put_quads(out, u, quads);
     }
     for (size_t h = 0; h < HALVES; h++) {
-        spread(work->scale[p], places, num_units, h, strip->scale[h]);
+        __m256 scale[GROUP_UNITS], minimum[GROUP_UNITS];
+        spread(scale, strip->scale[h]);
         if (HAS_MINIMA)
-            spread(work->w.minimum[p], places, num_units, h, strip->minimum[h]);
+            spread(minimum, strip->minimum[h]);
+        for (size_t u = 0; u < out->num_units; u++) {
+            put_scale(out, u, h, scale[u]);
+            if (HAS_MINIMA)
+                put_minimum(out, u, h, minimum[u]);
+        }
     }
 }
+
+static inline void pack_rows(const struct q8_columns *out)
+{
+    struct strip strip;
+    for (size_t i = 0; i < Q8_ROWS; i++) {
+        struct q8_group group = unpack_units(out->rows[i], out->num_units);
+        for (size_t u = 0; u < GROUP_UNITS; u++)
+            _mm256_store_si256((void *)(strip.q[i] + u * MOE_Q8_UNIT), group.q[u]);
+        for (size_t h = 0; h < HALVES; h++) {
+            _mm256_storeu_ps(strip.scale[h][i], group.scale[h]);
+            if (HAS_MINIMA)
+                _mm256_storeu_ps(strip.minimum[h][i], group.minimum[h]);
+        }
+    }
+    put_strip(out, &strip);
+}
+#define PACK_GROUP pack_rows
+#endif
 
 /* A segment of rows r.. + 7; rows that there are not repeat the last, and are not stored. */
 static void pack(const struct q8_part *part, size_t p, size_t r)
 {
     const struct moe_linear_rounded_args *a = part->args;
-    struct strip strip;
+    struct q8_columns columns = {.work = part->work, .panel = p};
+    for (size_t i = 0; i < Q8_ROWS; i++)
+        columns.rows[i] = a->w + q8_smaller(r + i, a->rows - 1) * a->w_stride +
+                          part->first_unit / GROUP_UNITS * GROUP_BYTES;
+    for (size_t u = 0; u < GROUP_UNITS; u++)
+        columns.places[u] = q8_place(part->num_units, u);
     for (size_t unit = 0; unit < part->num_units; unit += GROUP_UNITS) {
-        size_t units = q8_smaller(GROUP_UNITS, part->num_units - unit), g = (part->first_unit + unit) / GROUP_UNITS;
+        columns.num_units = q8_smaller(GROUP_UNITS, part->num_units - unit);
+        PACK_GROUP(&columns);
         for (size_t i = 0; i < Q8_ROWS; i++) {
-            size_t offset = q8_smaller(r + i, a->rows - 1) * a->w_stride + g * GROUP_BYTES;
-            struct q8_group group = unpack_units(a->w + offset, units);
-            for (size_t u = 0; u < GROUP_UNITS; u++)
-                _mm256_store_si256((void *)(strip.q[i] + u * MOE_Q8_UNIT), group.q[u]);
-            for (size_t h = 0; h < HALVES; h++) {
-                _mm256_storeu_ps(strip.scale[h][i], group.scale[h]);
-                if (HAS_MINIMA)
-                    _mm256_storeu_ps(strip.minimum[h][i], group.minimum[h]);
-            }
+            columns.rows[i] += GROUP_BYTES;
+            columns.places[i]++;
         }
-        put_strip(part->work, p, &strip, units, unit, part->num_units);
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of tq1_0 weights on AVX2: 256 ternary digits less 1, five or four to a byte, an f16 scale.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 /* The next digit of each byte, a fraction of 256: the whole part of 3 times it, which is left with the rest. */
 static inline __m256i next_digit(__m256i *fractions)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // linear_q8 of tq2_0 weights on AVX2: 256 times 2 bits less 1, an f16 scale.
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 
 static inline struct q8_group unpack_group(const unsigned char *in)
 {

@@ -3,7 +3,7 @@
 #ifndef MOE_UNPACK_IQ_AVX2_H
 #define MOE_UNPACK_IQ_AVX2_H
 
-#include "cpu/x86/unpack_q8_avx2.h"
+#include "cpu/x86/columns_avx2.h"
 #include "format/iq_grids.h"
 
 /* 4 rows of 8 values of 2 bits, the first row lowest, to a byte each, looked up: table has what a value c stands for
