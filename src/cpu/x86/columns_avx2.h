@@ -56,21 +56,6 @@ static inline void put_quads(const struct q8_columns *out, size_t unit, const __
         put_quad(out, unit, i, quads[i]);
 }
 
-/* Bytes with signs as magnitudes and flips. What a flip takes from the sum of magnitude * x is the magnitude. */
-static inline void put_signed(const struct q8_columns *out, size_t unit, const __m256i quads[Q8_QUADS])
-{
-    struct q8_work *work = out->work;
-    size_t place = out->places[unit];
-    __m256i start = _mm256_setzero_si256();
-    for (size_t i = 0; i < Q8_QUADS; i++) {
-        __m256i flips = _mm256_cmpgt_epi8(_mm256_setzero_si256(), quads[i]), sizes = _mm256_abs_epi8(quads[i]);
-        start = _mm256_sub_epi16(start, _mm256_maddubs_epi16(sizes, flips));
-        put_quad(out, unit, i, sizes);
-        _mm256_storeu_si256((void *)work->x.flips[out->panel][place][i], flips);
-    }
-    _mm256_storeu_si256((void *)work->w.start[out->panel][place], q8_widen(start));
-}
-
 static inline void put_scale(const struct q8_columns *out, size_t unit, size_t half, __m256 scale)
 {
     _mm256_storeu_ps(out->work->scale[out->panel][out->places[unit]][half], scale);
@@ -78,7 +63,7 @@ static inline void put_scale(const struct q8_columns *out, size_t unit, size_t h
 
 static inline void put_minimum(const struct q8_columns *out, size_t unit, size_t half, __m256 minimum)
 {
-    _mm256_storeu_ps(out->work->w.minimum[out->panel][out->places[unit]][half], minimum);
+    _mm256_storeu_ps(out->work->minimum[out->panel][out->places[unit]][half], minimum);
 }
 
 /* A unit of 16 bytes: low nibbles are its first 16 columns, high ones the others. */

@@ -19,7 +19,7 @@ static inline void pack_columns(const struct q8_columns *out)
         load_nibbles_of_unit(quads, out, u * 18 + 2);
         for (size_t i = 0; i < Q8_QUADS; i++)
             quads[i] = look_up(iq4_values, quads[i]);
-        put_signed(out, u, quads);
+        put_quads(out, u, quads);
         put_scale(out, u, 0, load_halves(out->rows, u * 18));
     }
 }

@@ -33,7 +33,7 @@ static inline void pack_columns(const struct q8_columns *out)
         load_nibbles_of_unit(quads, out, 8 + 16 * u);
         for (size_t i = 0; i < Q8_QUADS; i++)
             quads[i] = look_up(iq4_values, quads[i]);
-        put_signed(out, u, quads);
+        put_quads(out, u, quads);
         __m256i lower = _mm256_and_si256(_mm256_srli_epi32(head[1], 4 * (int)u), _mm256_set1_epi32(15));
         __m256i upper = _mm256_and_si256(_mm256_srli_epi32(head[0], 12 + 2 * (int)u), _mm256_set1_epi32(0x30));
         __m256i scale = _mm256_sub_epi32(_mm256_or_si256(lower, upper), _mm256_set1_epi32(32));

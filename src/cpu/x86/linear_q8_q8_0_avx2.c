@@ -17,7 +17,7 @@ static inline void pack_columns(const struct q8_columns *out)
         __m256i quads[Q8_QUADS];
         load_columns(quads, out->rows, u * 34 + 2);
         load_columns(quads + 4, out->rows, u * 34 + 18);
-        put_signed(out, u, quads);
+        put_quads(out, u, quads);
         put_scale(out, u, 0, load_halves(out->rows, u * 34));
     }
 }

@@ -257,10 +257,7 @@ static inline void put_strip(const struct q8_columns *out, const struct strip *s
         __m256i quads[Q8_QUADS];
         load_columns(quads, rows, u * MOE_Q8_UNIT);
         load_columns(quads + 4, rows, u * MOE_Q8_UNIT + 16);
-        if (HAS_SIGNS)
-            put_signed(out, u, quads);
-        else
-            put_quads(out, u, quads);
+        put_quads(out, u, quads);
     }
     for (size_t h = 0; h < HALVES; h++) {
         __m256 scale[GROUP_UNITS], minimum[GROUP_UNITS];

@@ -55,23 +55,27 @@ struct q8_group {
     __m256 scale[2], minimum[2];
 };
 
+/* A lane's units of bytes with signs as magnitudes and flips, 0 or -1: x ^ -1 is -x - 1, and start has what that takes
+ * from the sum. */
+struct q8_signs {
+    uint8_t sizes[Q8_SEGMENT_UNITS / MOE_Q8_LANES][Q8_QUADS][Q8_ROWS][4];
+    uint8_t flips[Q8_SEGMENT_UNITS / MOE_Q8_LANES][Q8_QUADS][Q8_ROWS][4];
+    int32_t start[Q8_SEGMENT_UNITS / MOE_Q8_LANES][Q8_ROWS];
+};
+
 /* A segment of 16 rows, rows along lanes, and what its tokens need. Units stand in the order in which they are summed:
- * lane by lane (kernels.h). Bytes with signs are kept as magnitudes and flips, 0 or -1: x ^ -1 is -x - 1, and start has
- * what that takes from the sum. */
+ * lane by lane (kernels.h). */
 struct q8_work {
     _Alignas(64) uint8_t q[Q8_PANELS][Q8_SEGMENT_UNITS][Q8_QUADS][Q8_ROWS][4];
     union {
-        uint8_t flips[Q8_PANELS][Q8_SEGMENT_UNITS][Q8_QUADS][Q8_ROWS][4];
+        struct q8_signs signs[Q8_PANELS];
         int32_t starts[Q8_TOKENS][2 * Q8_SEGMENT_UNITS];    /* of a token, laid out as in its row: -offset * sum of q;
                                                              * with Q8_WRAPS of its columns 0 and 1 mod 4 in the lower
                                                              * 16 bits, of the others in the upper */
         float sums[Q8_TOKENS][2 * Q8_SEGMENT_UNITS];        /* of its halves, scaled */
     } x;
     float scale[Q8_PANELS][Q8_SEGMENT_UNITS][2][Q8_ROWS];   /* without halves, [i][0] only */
-    union {
-        float minimum[Q8_PANELS][Q8_SEGMENT_UNITS][2][Q8_ROWS];
-        int32_t start[Q8_PANELS][Q8_SEGMENT_UNITS][Q8_ROWS];
-    } w;
+    float minimum[Q8_PANELS][Q8_SEGMENT_UNITS][2][Q8_ROWS];
     float y[Q8_TOKENS][Q8_PANELS * Q8_ROWS];
 };
 _Static_assert(sizeof(struct q8_work) <= MOE_ROUNDED_SCRATCH, "the panels are more than the scratch");

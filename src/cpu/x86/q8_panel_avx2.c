@@ -54,19 +54,20 @@ static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKEN
     const size_t quads = kind & Q8_HALVES ? Q8_QUADS / 2 : Q8_QUADS;
     const size_t chain = kind & Q8_WRAPS ? quads : q8_smaller((size_t)(kind / Q8_CHAIN), quads);
     const bool has_start = !(kind & (Q8_SIGNED | Q8_MINIMA));
+    const size_t k = unit / MOE_Q8_LANES;
     const size_t half = unit / MOE_Q8_LANES * 16 + 8 * h + unit % MOE_Q8_LANES;
     __m256i sum[TILE_TOKENS][Q8_PANELS], part[TILE_TOKENS][Q8_PANELS];
 #pragma GCC unroll 8
     for (size_t i = 0; i < quads; i++) {
         __m256i w[Q8_PANELS];
         for (size_t p = 0; p < num_panels; p++)
-            w[p] = q8_load(work->q[p][place][h * quads + i]);
+            w[p] = q8_load(kind & Q8_SIGNED ? work->x.signs[p].sizes[k][i] : work->q[p][place][h * quads + i]);
         for (size_t t = 0; t < num_tokens; t++) {
             __m256i x = broadcast_bytes(tile->x[t] + unit * MOE_Q8_UNIT + 4 * (h * quads + i));
             for (size_t p = 0; p < num_panels; p++) {
                 __m256i flipped = x;
                 if (kind & Q8_SIGNED)
-                    flipped = _mm256_xor_si256(x, q8_load(work->x.flips[p][place][h * quads + i]));
+                    flipped = _mm256_xor_si256(x, q8_load(work->x.signs[p].flips[k][i]));
                 __m256i dot = _mm256_maddubs_epi16(w[p], flipped);
                 part[t][p] = i % chain == 0 ? dot : keep(_mm256_add_epi16(part[t][p], dot));
                 if (i % chain < chain - 1 || (kind & Q8_WRAPS))
@@ -75,7 +76,7 @@ static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKEN
                 if (i >= chain)
                     sum[t][p] = keep(_mm256_add_epi32(sum[t][p], wide));
                 else
-                    sum[t][p] = kind & Q8_SIGNED ? _mm256_add_epi32(wide, q8_load(work->w.start[p][place])) : wide;
+                    sum[t][p] = kind & Q8_SIGNED ? _mm256_add_epi32(wide, q8_load(work->x.signs[p].start[k])) : wide;
             }
         }
     }
@@ -97,7 +98,7 @@ static inline __attribute__((always_inline)) void add_unit(__m256 acc[TILE_TOKEN
         __m256 x_sum = kind & Q8_HALVES ? _mm256_broadcast_ss(&work->x.sums[tile->token + t][half])
                                         : broadcast(tile->x[t] + tile->sum_at + 4 * unit);
         for (size_t p = 0; p < num_panels; p++)
-            acc[t][p] = _mm256_fmadd_ps(_mm256_loadu_ps(work->w.minimum[p][place][h]), x_sum, acc[t][p]);
+            acc[t][p] = _mm256_fmadd_ps(_mm256_loadu_ps(work->minimum[p][place][h]), x_sum, acc[t][p]);
     }
 }
 
@@ -117,6 +118,24 @@ static inline __attribute__((always_inline)) void run_tile(const struct tile *ti
         for (size_t p = 0; p < num_panels; p++)
             _mm256_storeu_ps(y[t] + p * Q8_ROWS,
                              _mm256_add_ps(_mm256_loadu_ps(y[t] + p * Q8_ROWS), acc[t][p]));
+}
+
+/* A lane's bytes with signs, which stay in the first cache while its tokens are multiplied. What a flip takes from the sum
+ * of magnitude * x is the magnitude. */
+static inline void split_signs(struct q8_work *work, size_t panel, size_t place, size_t end)
+{
+    struct q8_signs *out = &work->x.signs[panel];
+    for (size_t k = 0; place < end; place++, k++) {
+        __m256i start = _mm256_setzero_si256();
+        for (size_t i = 0; i < Q8_QUADS; i++) {
+            __m256i q = q8_load(work->q[panel][place][i]), sizes = _mm256_abs_epi8(q);
+            __m256i flips = _mm256_cmpgt_epi8(_mm256_setzero_si256(), q);
+            start = _mm256_sub_epi16(start, _mm256_maddubs_epi16(sizes, flips));
+            _mm256_storeu_si256((void *)out->sizes[k][i], sizes);
+            _mm256_storeu_si256((void *)out->flips[k][i], flips);
+        }
+        _mm256_storeu_si256((void *)out->start[k], q8_widen(start));
+    }
 }
 
 /* What is left to be fetched, and how much of it for each tile. */
@@ -165,6 +184,8 @@ static inline __attribute__((always_inline)) void multiply(const struct q8_part 
     struct ahead ahead = ahead_of(part);
     for (size_t lane = 0, place = 0, end; lane < MOE_Q8_LANES; lane++, place = end) {
         end = place + q8_lane_units(part->num_units, lane);
+        for (size_t p = 0; p < part->num_panels && (kind & Q8_SIGNED); p++)
+            split_signs(part->work, p, place, end);
         for (size_t t = 0; t < part->num_tokens; t += TILE_TOKENS) {
             float (*y)[Q8_PANELS * Q8_ROWS] = &part->work->y[t];
             tile.token = t;
