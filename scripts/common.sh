@@ -38,6 +38,9 @@ has_jansson() { pkg-config --exists 'jansson >= 2.13'; }
 has_cmocka()  { pkg-config --exists cmocka; }
 has_python()  { command -v python3; }
 has_venv()    { python3 -c 'import ensurepip, venv'; }
+has_arm_cc()  { command -v aarch64-linux-gnu-gcc; }
+has_arm_libc() { echo '#include <stdlib.h>' | aarch64-linux-gnu-gcc -x c -fsyntax-only -; }
+has_qemu()    { command -v qemu-aarch64; }
 
 # VERSION >= 3.25?
 cmake_is_new() {
@@ -48,7 +51,6 @@ cmake_is_new() {
 
 need_to_build() {
     need gcc has_cc 'C compiler'
-    need g++ has_cxx 'C++ compiler: CMake asks for one, the tests compile the headers with it'
     need libc6-dev has_libc 'headers of the C library'
     need cmake has_cmake 'build system, 3.25 or newer'
     need ninja-build has_maker 'runs the build'
@@ -58,9 +60,20 @@ need_to_build() {
 
 need_to_test() {
     need_to_build
+    need g++ has_cxx 'C++ compiler: the tests compile the headers with it'
     need libcmocka-dev has_cmocka 'unit tests'
     need python3 has_python 'runs the gguf package, which reads what moe convert wrote'
     need python3-venv has_venv 'a private environment for that package'
+}
+
+need_to_test_arm() {
+    need gcc-aarch64-linux-gnu has_arm_cc 'C compiler for 64-bit Arm'
+    need libc6-dev-arm64-cross has_arm_libc 'headers of its C library'
+    need qemu-user has_qemu 'runs programs for 64-bit Arm'
+}
+
+is_debian() {
+    [[ -r /etc/os-release && $(. /etc/os-release && echo "${ID-}") == debian ]] && command -v apt-get >/dev/null
 }
 
 # Debian or Ubuntu, with apt-get, as root?

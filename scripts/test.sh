@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Build libmoe and run its tests: the whole suite, again under AddressSanitizer and UndefinedBehaviorSanitizer, and
-# its threaded part under ThreadSanitizer.
+# Build libmoe and run its tests: the whole suite, again under AddressSanitizer and UndefinedBehaviorSanitizer,
+# its threaded part under ThreadSanitizer; and the kernels for 64-bit Arm under an emulator.
 set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/test.sh [--quick | --asan | --tsan]
+usage: scripts/test.sh [--quick | --asan | --tsan | --arm]
 
-Without an option, all three:
+Without an option, all four:
   --quick   the suite in build/ (Release)
   --asan    the suite in build/asan (AddressSanitizer, UndefinedBehaviorSanitizer)
   --tsan    its threaded part in build/tsan (ThreadSanitizer)
+  --arm     the kernels for 64-bit Arm and layers on them, built in build/arm with Debian's cross compiler and run under
+            qemu-user; on Debian only
 The suite in build/asan leaves out the mean losses (examples/*_loss), which take minutes there.
 
 As root on Debian or Ubuntu it installs the packages that are missing, and lists them first; on other systems it
@@ -30,12 +32,13 @@ long='_loss$'
 # which take minutes over all formats and run no phase that these do not.
 threaded='^cpu/|^forward/forward_|^layer/(layer_|zoo)|^examples/(layer|bard_greedy)$'
 
-suites=(release asan tsan)
+suites=(release asan tsan arm)
 case ${1-} in
 '') ;;
 --quick) suites=(release) ;;
 --asan) suites=(asan) ;;
 --tsan) suites=(tsan) ;;
+--arm) suites=(arm) ;;
 -h | --help) usage; exit 0 ;;
 *) usage >&2; exit 2 ;;
 esac
@@ -54,6 +57,26 @@ install_python() {
         step 'pip install' "$log" "$venv/bin/python" -m pip install --disable-pip-version-check -r "$list"
         cp "$list" "$venv/installed.txt"
     fi
+}
+
+# jansson and cmocka for arm64, in build/arm-libraries: Debian's packages, by an apt-get with lists and a state of its
+# own, unpacked and not installed, so that the system does not get a second architecture.
+fetch_arm_libraries() {
+    local folder=$build/arm-libraries packages=(libjansson4 libjansson-dev libcmocka0 libcmocka-dev) package apt
+    [[ ! -e $folder/complete ]] || return 0
+    rm -rf "$folder"
+    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial" "$folder/packages"
+    apt=(apt-get -o "Dir::State=$folder" -o "Dir::State::lists=$folder/lists" -o Dir::State::status=/dev/null
+         -o "Dir::Cache=$folder/cache" -o APT::Architecture=arm64 -o APT::Sandbox::User=root)
+    echo "Packages for build/arm-libraries, arm64: ${packages[*]}"
+    step 'apt-get update, arm64' "$log" "${apt[@]}" update
+    cd "$folder/packages"
+    step 'apt-get download' "$log" "${apt[@]}" download "${packages[@]}"
+    cd "$root"
+    for package in "$folder"/packages/*.deb; do
+        dpkg-deb --extract "$package" "$folder"
+    done
+    touch "$folder/complete"
 }
 
 passed=0 failed=0 skipped=0
@@ -83,8 +106,15 @@ sanitize() {
     compile "$1"
 }
 
+# The emulated suite needs Debian's arm64 packages; where it was not asked for it may be left out.
+if [[ ${#suites[@]} -gt 1 ]] && ! is_debian; then
+    echo 'The suite --arm runs on Debian only: left out.'
+    suites=(release asan tsan)
+fi
+
 heading 'Build'
 need_to_test
+[[ " ${suites[*]} " != *' arm '* ]] || need_to_test_arm
 install_missing
 
 # Sanitizers place their shadow memory at fixed addresses, which a very random layout of the process may occupy.
@@ -109,6 +139,14 @@ for suite in "${suites[@]}"; do
     tsan)
         sanitize "$build/tsan" thread
         run_suite "ThreadSanitizer, tests $threaded" "$build/tsan" --tests-regex "$threaded"
+        ;;
+    arm)
+        fixed=()
+        fetch_arm_libraries
+        configure "$build/arm" -DCMAKE_BUILD_TYPE=Release "-DCMAKE_TOOLCHAIN_FILE=$root/cmake/aarch64-linux-gnu.cmake" \
+            "-DMOE_ARM_LIBRARIES=$build/arm-libraries" -DMOE_BUILD_TOOLS=OFF -DMOE_BUILD_EXAMPLES=OFF
+        compile "$build/arm" moe_arm_tests
+        run_suite 'Arm, emulated' "$build/arm" --tests-regex '^arm/'
         ;;
     esac
 done

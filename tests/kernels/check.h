@@ -16,6 +16,7 @@ struct check {
     struct test_rng rng;
     double worst;                /* largest |error| / bound; above 1 is a failure */
     double error, size;          /* squares: NMSE = error / size */
+    unsigned long num_shapes;
     char failure[256];           /* first failure; empty: none */
 };
 
@@ -23,6 +24,8 @@ struct check {
 void check_value(struct check *check, double value, double ref, double bound);
 /* Note a failure, unless there was one. */
 void check_fail(struct check *check, const char *text, ...);
+/* Whether to leave out the next shape (--sample). */
+bool check_leaves_out(struct check *check);
 /* Fail unless the bits are equal. */
 void check_same(struct check *check, const void *a, const void *b, size_t size, const char *what);
 

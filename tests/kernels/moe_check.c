@@ -14,11 +14,11 @@
 struct options {
     const char *test, *function, *level;   /* NULL: all */
     uint64_t seed;
-    long repeat;
+    long repeat, sample;
     bool list, bench, json;
 };
 
-static struct options options = {.seed = 1, .repeat = 1};
+static struct options options = {.seed = 1, .repeat = 1, .sample = 1};
 
 static const char help[] =
     "usage: moe-check [options]\n"
@@ -31,6 +31,7 @@ static const char help[] =
     "                     amx, neon, dotprod, i8mm\n"
     "  --list             print the kernels and stop\n"
     "  --seed N           seed of the random data (1)\n"
+    "  --sample N         of the shapes of matrices only every Nth, other ones for each format (1)\n"
     "  --repeat N         run N times, with seed, seed + 1, ... (1)\n"
     "  --bench            time the kernels as well\n"
     "  --json             one JSON object a line\n"
@@ -54,6 +55,11 @@ void check_fail(struct check *check, const char *text, ...)
     va_start(args, text);
     vsnprintf(check->failure, sizeof check->failure, text, args);
     va_end(args);
+}
+
+bool check_leaves_out(struct check *check)
+{
+    return (check->num_shapes++ + (unsigned long)check->row->index) % (unsigned long)options.sample != 0;
 }
 
 void check_value(struct check *check, double value, double ref, double bound)
@@ -191,6 +197,8 @@ static bool parse_value(const char *name, const char *value)
         options.seed = number;
     else if (strcmp(name, "--repeat") == 0 && parse_number(value, &number) && number > 0)
         options.repeat = (long)number;
+    else if (strcmp(name, "--sample") == 0 && parse_number(value, &number) && number > 0)
+        options.sample = (long)number;
     else
         return false;
     return true;

@@ -3,8 +3,8 @@
 #ifndef MOE_ARM_FORMATS_H
 #define MOE_ARM_FORMATS_H
 
-/* X(NAME, name, kind, bytes of 32 columns, bytes of 256 columns). kind: Q8_*, q8_neon.h. Where a block has 256
- * columns a row has whole groups only, and the bytes of 32 are not used. */
+/* X(NAME, name, kind, bytes of 32 columns, bytes of 256 columns). kind: Q8_*, q8_neon.h. Where a block has 256 columns
+ * rows are whole groups, and the bytes of 32 are not used. */
 #define MOE_ARM_FORMAT_MAP(X)                                \
     X(Q4_0, q4_0, Q8_WHOLE, 18, 144)                         \
     X(Q4_1, q4_1, Q8_MINIMA, 20, 160)                        \

@@ -2,8 +2,8 @@
 // Panels times activations on i8mm, one function for each kind of values.
 //
 // smmla multiplies 2 tokens of 8 columns by 2 rows of them. A tile is a panel, 4 pairs of rows, by up to 2 pairs of
-// tokens: 8 integer sums, 8 f32 sums, 4 vectors of weights and 2 of x fill 22 of the 32 registers; for a unit it
-// costs 32 smmla and 24 steps in f32. The bytes of two tokens are brought side by side once for all panels.
+// tokens: 8 integer sums, 8 f32 sums, 4 vectors of weights and 2 of x fill 22 of the 32 registers; for a unit it costs
+// 32 smmla and 24 steps in f32. The bytes of two tokens are brought side by side once for all panels.
 #include "cpu/arm/q8_i8mm.h"
 
 enum { TILE_TOKENS = 4, PAIRS = TILE_TOKENS / 2, ROW_PAIRS = Q8_ROWS / 2 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// linear_q8 of several tokens on Arm: panels of 8 rows, unpacked once for all tokens, and how a level arranges their
-// bytes. Levels differ in the product: dotprod multiplies 4 rows by a token, i8mm 2 tokens by 2 rows.
+// linear_q8 of several tokens on Arm: panels of 8 rows, unpacked once for all tokens. Levels differ in the product, and
+// in the order of a panel's bytes: dotprod multiplies 4 rows by a token, i8mm 2 tokens by 2 rows.
 #ifndef MOE_Q8_PANEL_NEON_H
 #define MOE_Q8_PANEL_NEON_H
 
@@ -95,9 +95,8 @@ Q8_INLINE void q8_pack(struct q8_panel *panel, const struct moe_linear_rounded_a
         size_t units = q8_smaller(Q8_UNITS, num_units - first), g = (first_unit + first) / Q8_UNITS;
         const unsigned char *groups[Q8_ROWS];
         for (size_t i = 0; i < Q8_ROWS; i++) {
-            size_t offset = g * f.group_bytes;
-            const unsigned char *w = a->w + q8_smaller(r + i, a->rows - 1) * a->w_stride;
-            groups[i] = q8_whole_group(padded[i], w + offset, units, f);
+            size_t offset = g * f.group_bytes, row = q8_smaller(r + i, a->rows - 1);
+            groups[i] = q8_whole_group(padded[i], a->w + row * a->w_stride + offset, units, f);
             q8_fetch_stream(a, (r + i) * a->w_stride + offset + ahead, f.group_bytes);
             struct q8_scales scales;
             f.scales(&scales, groups[i]);

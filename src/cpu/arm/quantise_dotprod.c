@@ -36,6 +36,27 @@ static inline int32_t sum_bytes(int8x16_t q)
     return vaddvq_s32(vdotq_s32(vdupq_n_s32(0), q, vdupq_n_s8(1)));
 }
 
+/* A unit's bytes; gives back its scale. */
+static inline float round_unit(int8x16_t q[2], const float *x)
+{
+    float32x4_t values[VECTORS];
+    for (size_t v = 0; v < VECTORS; v++)
+        values[v] = vld1q_f32(x + 4 * v);
+    uint32_t bits = largest_bits(values);
+    if (bits >= 0x7f800000u) {
+        q[0] = q[1] = vdupq_n_s8(0);
+        return __builtin_nanf("");
+    }
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    float up = largest < TINY ? UP : 1, factor = largest > 0 ? 127 / (largest * up) : 0;
+    for (size_t v = 0; v < VECTORS; v++)
+        values[v] = vmulq_n_f32(values[v], up);
+    q[0] = to_bytes(values, factor);
+    q[1] = to_bytes(values + 4, factor);
+    return largest / 127;
+}
+
 moe_quantise_fn moe_quantise_dotprod;
 void moe_quantise_dotprod(unsigned char *row, size_t cols, size_t first, const float *x, size_t n)
 {
@@ -45,27 +66,11 @@ void moe_quantise_dotprod(unsigned char *row, size_t cols, size_t first, const f
     int32_t *half_starts = (int32_t *)(void *)(row + moe_q8_half_start_at(cols));
     for (size_t c = 0; c < n; c += MOE_Q8_UNIT) {
         size_t unit = (first + c) / MOE_Q8_UNIT, half = unit / MOE_Q8_LANES * 16 + unit % MOE_Q8_LANES;
-        float32x4_t values[VECTORS];
-        for (size_t v = 0; v < VECTORS; v++)
-            values[v] = vld1q_f32(x + c + 4 * v);
-        uint32_t bits = largest_bits(values);
-        float largest, factor = 0, scale = __builtin_nanf("");
-        memcpy(&largest, &bits, sizeof largest);
-        bool finite = bits < 0x7f800000u;
-        if (finite) {
-            scale = largest / 127;
-            float up = largest < TINY ? UP : 1;
-            factor = largest > 0 ? 127 / (largest * up) : 0;
-            for (size_t v = 0; v < VECTORS; v++)
-                values[v] = vmulq_n_f32(values[v], up);
-        } else {
-            for (size_t v = 0; v < VECTORS; v++)
-                values[v] = vdupq_n_f32(0);
-        }
-        int8x16_t q[2] = {to_bytes(values, factor), to_bytes(values + 4, factor)};
+        int8x16_t q[2];
+        float scale = round_unit(q, x + c);
+        int32_t sum[2] = {sum_bytes(q[0]), sum_bytes(q[1])};
         vst1q_s8((int8_t *)row + first + c, q[0]);
         vst1q_s8((int8_t *)row + first + c + 16, q[1]);
-        int32_t sum[2] = {sum_bytes(q[0]), sum_bytes(q[1])};
         scales[unit] = scale;
         sums[unit] = scale * (float)(sum[0] + sum[1]);
         starts[unit] = -128 * (sum[0] + sum[1]);

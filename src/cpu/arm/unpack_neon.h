@@ -339,8 +339,7 @@ Q8_INLINE void q8_scales_tq1_0(struct q8_scales *out, const unsigned char *group
     scales_of_one(out, group + 52);
 }
 
-/* The first ternary digit, less 1, of what 3^n b / 256 leaves as a fraction: the whole part of 3 times that. power:
- * 3^n. */
+/* Ternary digit n of bytes, less 1: the whole part of 3 times the fraction that 3^n b / 256 leaves. power: 3^n. */
 Q8_INLINE uint8x16_t ternary(uint8x16_t bytes, uint8x16_t power)
 {
     uint8x16_t fraction = vmulq_u8(bytes, power);
