@@ -18,7 +18,7 @@ static inline void load_columns(__m256i out[4], const unsigned char *const rows[
 {
     __m256i both[4];
     for (size_t i = 0; i < 4; i++)
-        both[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(rows[i] + offset)), load16(rows[i + 4] + offset), 1);
+        both[i] = _mm256_set_m128i(load16(rows[i + 4] + offset), load16(rows[i] + offset));
     __m256i a = _mm256_unpacklo_epi32(both[0], both[1]), b = _mm256_unpacklo_epi32(both[2], both[3]);
     __m256i c = _mm256_unpackhi_epi32(both[0], both[1]), d = _mm256_unpackhi_epi32(both[2], both[3]);
     out[0] = _mm256_unpacklo_epi64(a, b);

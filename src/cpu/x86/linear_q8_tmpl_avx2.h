@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Body of linear_q8 on AVX2 for one format. Parameters: LINEAR_Q8_FN the kernel's name; GROUP_BYTES bytes of 256 columns;
-// UNIT_BYTES of 32, or GROUP_BYTES where a block is a group; KIND a name of Q8_KIND_MAP; OFFSET what codes have too much,
-// 0 where there are minima or signs; static inline struct q8_group unpack_group(const unsigned char *in). Where the bits
-// of 8 rows can be brought together before they are unpacked, which costs less, also PACK_GROUP the name of a static
-// inline void (const struct q8_columns *out).
+// Body of linear_q8 on AVX2 for one format. Parameters: LINEAR_Q8_FN the kernel's name; GROUP_BYTES bytes of 256
+// columns; UNIT_BYTES of 32, or GROUP_BYTES where a block is a group; KIND a name of Q8_KIND_MAP; OFFSET what codes
+// have too much, 0 where there are minima or signs; static inline struct q8_group unpack_group(const unsigned char
+// *in). Where the bits of 8 rows can be brought together before they are unpacked, which costs less, also PACK_GROUP
+// the name of a static inline void (const struct q8_columns *out).
 #include <string.h>
 
 #include "cpu/x86/q8_avx2.h"

@@ -120,8 +120,8 @@ static inline __attribute__((always_inline)) void run_tile(const struct tile *ti
                              _mm256_add_ps(_mm256_loadu_ps(y[t] + p * Q8_ROWS), acc[t][p]));
 }
 
-/* A lane's bytes with signs, which stay in the first cache while its tokens are multiplied. What a flip takes from the sum
- * of magnitude * x is the magnitude. */
+/* A lane's bytes with signs, which stay in the first cache while its tokens are multiplied. What a flip takes from
+ * the sum of magnitude * x is the magnitude. */
 static inline void split_signs(struct q8_work *work, size_t panel, size_t place, size_t end)
 {
     struct q8_signs *out = &work->x.signs[panel];
