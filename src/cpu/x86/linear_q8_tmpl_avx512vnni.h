@@ -49,28 +49,31 @@ static inline struct q8_group unpack_slots(const unsigned char *in)
 }
 #endif
 
-/* The last units of a row, fewer than a group: the rest is 0. */
-static inline struct q8_group unpack_some(const unsigned char *in, size_t num_units)
+/* The last units of all, fewer than a group: the rest is 0. */
+static struct q8_group unpack_some(const unsigned char *in, size_t num_units)
 {
     unsigned char padded[GROUP_BYTES] = {0};
     memcpy(padded, in, num_units * UNIT_BYTES);
     return unpack_slots(padded);
 }
 
-static inline struct q8_group unpack_units(const unsigned char *in, size_t num_units)
+/* Units of a group, of which some may lie beyond the row and mean nothing: then they are the next row's bytes. left: bytes
+ * from in to the end of the weights. */
+static inline struct q8_group unpack_units(const unsigned char *in, size_t num_units, size_t left)
 {
-    return num_units == GROUP_UNITS || UNIT_BYTES == GROUP_BYTES ? unpack_slots(in) : unpack_some(in, num_units);
+    return UNIT_BYTES == GROUP_BYTES || left >= GROUP_BYTES ? unpack_slots(in) : unpack_some(in, num_units);
 }
 
 /* The weights as one stream of rows that follow each other, and then the caller's next. */
 struct stream {
     const unsigned char *w, *next;
-    size_t size;
+    size_t size, end;          /* of all rows; of the last one's last value */
 };
 
 static inline struct stream stream_of(const struct moe_linear_rounded_args *a)
 {
-    return (struct stream){a->w, a->next, a->rows * a->w_stride};
+    size_t row_bytes = a->cols / (UNIT_BYTES == GROUP_BYTES ? MOE_Q8_GROUP : MOE_Q8_UNIT) * UNIT_BYTES;
+    return (struct stream){a->w, a->next, a->rows * a->w_stride, (a->rows - 1) * a->w_stride + row_bytes};
 }
 
 /* Where an offset lies that is beyond the weights: in next. */
@@ -265,7 +268,7 @@ enum { DIRECT_PAIRS = (DIRECT_TOKENS + 1) / 2 };
 static inline __attribute__((always_inline)) void dot_segment(__m512 acc[DIRECT_PAIRS], const unsigned char *w,
                                                               const struct x_pair *x, size_t unit, size_t end,
                                                               const unsigned char *near, const unsigned char *far,
-                                                              size_t num_tokens)
+                                                              size_t left, size_t num_tokens)
 {
     size_t offset = 0;
     for (size_t i = 0; 2 * i < num_tokens; i++)
@@ -277,7 +280,7 @@ static inline __attribute__((always_inline)) void dot_segment(__m512 acc[DIRECT_
         add_group(acc, &group, x, unit / GROUP_UNITS, num_tokens, 0xff);
     }
     if (unit < end) {
-        struct q8_group group = unpack_units(w + offset, end - unit);
+        struct q8_group group = unpack_units(w + offset, end - unit, left - offset);
         add_group(acc, &group, x, unit / GROUP_UNITS, num_tokens, (1u << (end - unit)) - 1);
     }
 }
@@ -307,7 +310,7 @@ static inline __attribute__((always_inline)) void dot_rows(const struct moe_line
             size_t end = q8_smaller(unit + Q8_SEGMENT_UNITS, num_units);
             __m512 acc[DIRECT_PAIRS];
             dot_segment(acc, a->w + offset, x, unit, end, at_offset(&stream, offset + NEAR),
-                        at_offset(&stream, offset + FAR), num_tokens);
+                        at_offset(&stream, offset + FAR), stream.end - offset, num_tokens);
             for (size_t t = 0; t < num_tokens; t += 2)
                 add_lanes(total + t, acc[t / 2], t + 1 < num_tokens ? 2 : 1);
             offset += Q8_SEGMENT_UNITS / GROUP_UNITS * GROUP_BYTES;
@@ -413,7 +416,7 @@ static void pack(struct q8_panel *panel, const struct moe_linear_rounded_args *a
         size_t units = q8_smaller(GROUP_UNITS, num_units - unit), g = (first_unit + unit) / GROUP_UNITS;
         for (size_t i = 0; i < Q8_ROWS; i++) {
             size_t offset = q8_smaller(r + i, a->rows - 1) * a->w_stride + g * GROUP_BYTES;
-            struct q8_group group = unpack_units(a->w + offset, units);
+            struct q8_group group = unpack_units(a->w + offset, units, stream.end - offset);
             fetch(at_offset(&stream, (r + i) * a->w_stride + g * GROUP_BYTES + ahead), true);
             for (size_t j = 0; j < 4; j++)
                 strip.q[j][i] = OFFSET == 128 || !(KIND & Q8_BIASED)
