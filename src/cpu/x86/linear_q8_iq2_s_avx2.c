@@ -10,13 +10,11 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     struct q8_group out;
     for (size_t u = 0; u < 8; u++) {
         uint64_t rows = 0;
-        uint32_t signs;
         for (size_t k = 0; k < 4; k++) {
             unsigned row = in[2 + 4 * u + k] | (in[66 + u] >> 2 * k & 3u) << 8;
             rows |= (uint64_t)moe_iq_grids_iq2_s[row] << 16 * k;
         }
-        memcpy(&signs, in + 34 + 4 * u, sizeof signs);
-        out.q[u] = signed_codes(spread_pairs(rows, magnitudes), signs, 43);
+        out.q[u] = signed_codes(spread_pairs(rows, magnitudes), in + 34 + 4 * u, 43);
     }
     scales_of_iq_halves(&out, in, in + 74);
     return out;

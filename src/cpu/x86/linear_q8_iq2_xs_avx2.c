@@ -8,16 +8,16 @@ static const int8_t magnitudes[16] = {8, 25, 43, 0, 25, 0, 0, 0, 43};
 static inline struct q8_group unpack_group(const unsigned char *in)
 {
     struct q8_group out;
+    __m256i first = _mm256_srli_epi16(load32(in + 2), 9), second = _mm256_srli_epi16(load32(in + 34), 9);
+    __m256i seven = _mm256_permute4x64_epi64(_mm256_packus_epi16(first, second), 0xd8);
+    unsigned char signs[32];
+    _mm256_storeu_si256((void *)signs, even_signs(seven));
     for (size_t u = 0; u < 8; u++) {
-        uint64_t rows = 0;
-        uint32_t signs = 0;
-        for (size_t k = 0; k < 4; k++) {
-            uint16_t code;
-            memcpy(&code, in + 2 + 8 * u + 2 * k, sizeof code);
-            rows |= (uint64_t)moe_iq_grids_iq2_xs[code & 511] << 16 * k;
-            signs |= even_signs(code, 9) << 8 * k;
-        }
-        out.q[u] = signed_codes(spread_pairs(rows, magnitudes), signs, 43);
+        uint64_t codes, rows = 0;
+        memcpy(&codes, in + 2 + 8 * u, sizeof codes);
+        for (size_t k = 0; k < 4; k++)
+            rows |= (uint64_t)moe_iq_grids_iq2_xs[codes >> 16 * k & 511] << 16 * k;
+        out.q[u] = signed_codes(spread_pairs(rows, magnitudes), signs + 4 * u, 43);
     }
     scales_of_iq_halves(&out, in, in + 66);
     return out;

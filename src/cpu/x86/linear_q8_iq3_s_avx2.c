@@ -11,12 +11,10 @@ static inline struct q8_group unpack_group(const unsigned char *in)
     for (size_t u = 0; u < 8; u++) {
         const unsigned char *bytes = in + 2 + 8 * u;
         uint64_t rows[2] = {0};
-        uint32_t signs;
         for (size_t k = 0; k < 8; k++)
             rows[k / 4] |= (uint64_t)moe_iq_grids_iq3_s[bytes[k] | (in[66 + u] >> k & 1u) << 8] << 16 * (k % 4);
-        memcpy(&signs, in + 74 + 4 * u, sizeof signs);
         __m256i values = spread_nibbles(_mm_set_epi64x((long long)rows[1], (long long)rows[0]), magnitudes);
-        out.q[u] = signed_codes(values, signs, 15);
+        out.q[u] = signed_codes(values, in + 74 + 4 * u, 15);
     }
     uint32_t scales;
     memcpy(&scales, in + 106, sizeof scales);

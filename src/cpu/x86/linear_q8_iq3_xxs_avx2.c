@@ -8,19 +8,17 @@ static const int8_t magnitudes[16] = {4, 12, 20, 28, 36, 44, 52, 62};
 static inline struct q8_group unpack_group(const unsigned char *in)
 {
     struct q8_group out;
-    uint64_t scales = 0;
+    __m256i words = load32(in + 66);
+    unsigned char signs[32];
+    _mm256_storeu_si256((void *)signs, signs_of_words(words));
     for (size_t u = 0; u < 8; u++) {
-        const unsigned char *bytes = in + 2 + 8 * u;
         uint64_t rows[2] = {0};
-        uint32_t word;
         for (size_t k = 0; k < 8; k++)
-            rows[k / 4] |= (uint64_t)moe_iq_grids_iq3_xxs[bytes[k]] << 16 * (k % 4);
-        memcpy(&word, in + 66 + 4 * u, sizeof word);
+            rows[k / 4] |= (uint64_t)moe_iq_grids_iq3_xxs[in[2 + 8 * u + k]] << 16 * (k % 4);
         __m256i values = spread_nibbles(_mm_set_epi64x((long long)rows[1], (long long)rows[0]), magnitudes);
-        out.q[u] = signed_codes(values, even_signs_of(word), 62);
-        scales |= (uint64_t)(word >> 28) << 8 * u;
+        out.q[u] = signed_codes(values, signs + 4 * u, 62);
     }
-    out.scale[0] = scales_of_iq(load_scale(in), _mm_cvtsi64_si128((long long)scales), 0.5f);
+    out.scale[0] = scales_of_iq(load_scale(in), _mm256_srli_epi32(words, 28), 0.5f);
     return out;
 }
 

@@ -18,12 +18,12 @@
 
 enum {
     GROUP_UNITS = MOE_Q8_GROUP / MOE_Q8_UNIT,
-    DIRECT_TOKENS = 2,       /* up to here a row's dot products cost less than its share of a panel */
     AHEAD = 4096,            /* bytes of weights that are fetched ahead of a row's products */
     CHAIN = KIND_OF(KIND) / Q8_CHAIN,
     HALVES = KIND_OF(KIND) & Q8_HALVES ? 2 : 1,
     HAS_MINIMA = (KIND_OF(KIND) & Q8_MINIMA) != 0,
-    HAS_SIGNS = (KIND_OF(KIND) & Q8_SIGNED) != 0
+    HAS_SIGNS = (KIND_OF(KIND) & Q8_SIGNED) != 0,
+    DIRECT_TOKENS = HAS_SIGNS ? 4 : 2    /* up to here a row's dot products cost less than its share of a panel */
 };
 
 /* The last units of a row, fewer than a group: the rest is 0. */
@@ -60,7 +60,7 @@ static inline void fetch(const struct stream *s, size_t offset)
         _mm_prefetch((const char *)(at + i), _MM_HINT_T0);
 }
 
-/* ---- one or two tokens: units along lanes ---- */
+/* ---- few tokens: units along lanes ---- */
 
 /* Sums in 16 bits while they fit, and in 32 from the level on where they would not. */
 static inline __m256i add_at(__m256i a, __m256i b, int level)
@@ -364,6 +364,10 @@ void LINEAR_Q8_FN(const struct moe_linear_rounded_args *args)
         linear_few(args, 1);
     else if (args->num_tokens == 2)
         linear_few(args, 2);
+    else if (args->num_tokens == 3 && DIRECT_TOKENS >= 3)
+        linear_few(args, DIRECT_TOKENS - 1);
+    else if (args->num_tokens == 4 && DIRECT_TOKENS >= 4)
+        linear_few(args, DIRECT_TOKENS);
     else
         for (size_t t = 0; t < args->num_tokens; t += Q8_TOKENS)
             linear_block(args, t, q8_smaller(Q8_TOKENS, args->num_tokens - t));

@@ -2,8 +2,8 @@
 // linear_q8 on AVX2: what all formats share. vpmaddubsw adds two products of an unsigned and a signed byte to 16 bits
 // and saturates, so what matters of a format is how large its codes are: as many products as fit are summed in 16 bits.
 //
-// One or two tokens: the dot products of a row at a time, units along lanes (linear_q8_tmpl_avx2.h). More: two panels
-// of 8 rows, rows along lanes, which all tokens share (q8_panel_avx2.c).
+// Few tokens: the dot products of a row at a time, units along lanes (linear_q8_tmpl_avx2.h). More: two panels of 8 rows,
+// rows along lanes, which all tokens share (q8_panel_avx2.c).
 #ifndef MOE_Q8_AVX2_H
 #define MOE_Q8_AVX2_H
 
