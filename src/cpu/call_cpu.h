@@ -84,6 +84,7 @@ struct moe_cpu_call {
     const struct moe_kernels *kernels;
     const struct moe_layer_desc *desc;
     struct moe_cpu_kinds kinds;
+    struct moe_cpu_kinds other_kinds;  /* of calls of other sizes: the workspace has room for these too */
     struct moe_layer_io io;
     enum moe_cpu_mode mode;
     enum moe_status status;            /* set by setup and by plan */
@@ -122,11 +123,15 @@ static inline size_t moe_cpu_take(struct moe_cpu_call *call, enum moe_cpu_phase 
 }
 
 /* A lane's scratch: first what kernels with rounded activations want, where there are any, then what phases want. */
-static inline bool moe_cpu_rounds(const struct moe_cpu_call *call)
+static inline bool moe_cpu_kinds_round(const struct moe_cpu_kinds *kinds)
 {
-    const struct moe_cpu_kinds *kinds = &call->kinds;
     return kinds->in != MOE_CPU_F32 || kinds->down != MOE_CPU_F32 || kinds->shared_in != MOE_CPU_F32 ||
            kinds->shared_down != MOE_CPU_F32;
+}
+
+static inline bool moe_cpu_rounds(const struct moe_cpu_call *call)
+{
+    return moe_cpu_kinds_round(&call->kinds) || moe_cpu_kinds_round(&call->other_kinds);
 }
 
 static inline void *moe_cpu_panels(const struct moe_cpu_call *call, size_t lane)

@@ -41,9 +41,10 @@ void moe_experts_cpu_linear(const struct moe_kernels *kernels, float *y, size_t 
                             const struct moe_cpu_slab *slab, const struct moe_cpu_input *input, size_t num_tokens,
                             void *panels);
 
-/* round_cpu.c. The kind that matrices of both stacks take (second may be NULL). */
+/* round_cpu.c. The kind that matrices of both stacks take (second may be NULL); many: where there is a choice, for many
+ * tokens of each matrix. */
 enum moe_cpu_kind moe_round_cpu_kind(const struct moe_kernels *kernels, const struct moe_stack *first,
-                                     const struct moe_stack *second);
+                                     const struct moe_stack *second, bool many);
 /* Bytes of a row; 0: they overflow. */
 size_t moe_round_cpu_row_bytes(enum moe_cpu_kind kind, size_t cols);
 /* Values first.. first + n of a row of cols values; for int8 whole units (q8.h). */

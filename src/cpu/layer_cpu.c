@@ -4,28 +4,37 @@
 
 #include "cpu/experts_cpu.h"
 
+/* Tokens of a matrix, on average, from which on unpacking weights to bf16 costs less than products of int8 cost more. */
+enum { MANY_TOKENS = 8 };
+
 /* What the backend keeps of a layer. */
 struct layer {
     const struct moe_cpu *cpu;
     const struct moe_layer_desc *desc;
-    struct moe_cpu_kinds kinds;
+    struct moe_cpu_kinds few, many;    /* for few and for many tokens of each matrix */
     bool finishes;             /* out is more than the sum over slots and the shared expert */
 };
 
-static enum moe_cpu_kind kind_in(const struct moe_kernels *kernels, const struct moe_expert_set *set)
+static enum moe_cpu_kind kind_in(const struct moe_kernels *kernels, const struct moe_expert_set *set, bool many)
 {
-    return moe_round_cpu_kind(kernels, &set->up, set->gated ? &set->gate : NULL);
+    return moe_round_cpu_kind(kernels, &set->up, set->gated ? &set->gate : NULL, many);
 }
 
-static struct moe_cpu_kinds choose_kinds(const struct moe_kernels *kernels, const struct moe_layer_desc *desc)
+static struct moe_cpu_kinds choose_kinds(const struct moe_kernels *kernels, const struct moe_layer_desc *desc, bool many)
 {
-    struct moe_cpu_kinds kinds = {kind_in(kernels, desc->experts),
-                                  moe_round_cpu_kind(kernels, &desc->experts->down, NULL), MOE_CPU_F32, MOE_CPU_F32};
+    struct moe_cpu_kinds kinds = {kind_in(kernels, desc->experts, many),
+                                  moe_round_cpu_kind(kernels, &desc->experts->down, NULL, many), MOE_CPU_F32,
+                                  MOE_CPU_F32};
     if (desc->shared != NULL) {
-        kinds.shared_in = kind_in(kernels, desc->shared);
-        kinds.shared_down = moe_round_cpu_kind(kernels, &desc->shared->down, NULL);
+        kinds.shared_in = kind_in(kernels, desc->shared, many);
+        kinds.shared_down = moe_round_cpu_kind(kernels, &desc->shared->down, NULL, many);
     }
     return kinds;
+}
+
+static bool same_kinds(const struct moe_cpu_kinds *a, const struct moe_cpu_kinds *b)
+{
+    return a->in == b->in && a->down == b->down && a->shared_in == b->shared_in && a->shared_down == b->shared_down;
 }
 
 enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc, void **state,
@@ -40,13 +49,14 @@ enum moe_status moe_layer_cpu_open(void *self, const struct moe_layer_desc *desc
     layer->desc = desc;
     layer->finishes = desc->latent != NULL || desc->out_norm != NULL || desc->host_out_bias != NULL ||
                       desc->routed_scale != 1.0f || desc->out_scale != 1.0f;
-    if (!(desc->flags & MOE_LAYER_EXACT))
-        layer->kinds = choose_kinds(&cpu->kernels, desc);
+    if (!(desc->flags & MOE_LAYER_EXACT)) {
+        layer->few = choose_kinds(&cpu->kernels, desc, false);
+        layer->many = choose_kinds(&cpu->kernels, desc, !(desc->flags & MOE_LAYER_BATCH_INVARIANT));
+    }
     info->composed = false;
     info->capturable = false;
-    info->batch_invariant = true;
-    info->exact = layer->kinds.in == MOE_CPU_F32 && layer->kinds.down == MOE_CPU_F32 &&
-                  layer->kinds.shared_in == MOE_CPU_F32 && layer->kinds.shared_down == MOE_CPU_F32;
+    info->batch_invariant = same_kinds(&layer->few, &layer->many);
+    info->exact = !moe_cpu_kinds_round(&layer->few) && !moe_cpu_kinds_round(&layer->many);
     return MOE_OK;
 }
 
@@ -59,6 +69,22 @@ void moe_layer_cpu_close(void *state)
 
 /* ---- a call ---- */
 
+/* By the number of tokens alone: the bits of a token must not depend on where others go. */
+static void set_kinds(struct moe_cpu_call *call, const struct layer *layer)
+{
+    const struct moe_layer_desc *desc = layer->desc;
+    bool many = call->num_pairs / MANY_TOKENS >= desc->experts->num_experts, shared_many = call->num_tokens >= MANY_TOKENS;
+    const struct moe_cpu_kinds *kinds = many ? &layer->many : &layer->few, *other = many ? &layer->few : &layer->many;
+    call->kinds = *kinds;
+    call->other_kinds = *other;
+    kinds = shared_many ? &layer->many : &layer->few;
+    other = shared_many ? &layer->few : &layer->many;
+    call->kinds.shared_in = kinds->shared_in;
+    call->kinds.shared_down = kinds->shared_down;
+    call->other_kinds.shared_in = other->shared_in;
+    call->other_kinds.shared_down = other->shared_down;
+}
+
 /* The sizes of a call, from the shapes in io alone. */
 static void set_sizes(struct moe_cpu_call *call, const struct moe_cpu_context *ctx, const struct layer *layer,
                       const struct moe_layer_io *io, enum moe_cpu_mode mode)
@@ -66,7 +92,6 @@ static void set_sizes(struct moe_cpu_call *call, const struct moe_cpu_context *c
     const struct moe_layer_desc *desc = layer->desc;
     call->kernels = &layer->cpu->kernels;
     call->desc = desc;
-    call->kinds = layer->kinds;
     call->io = *io;
     call->mode = mode;
     call->num_lanes = moe_threads_count(ctx->threads);
@@ -78,6 +103,7 @@ static void set_sizes(struct moe_cpu_call *call, const struct moe_cpu_context *c
                             desc->router->host_matrix != NULL && mode != MOE_CALL_COMBINE;
     if (!moe_mul(&call->num_pairs, io->num_tokens, io->top_k))
         call->num_pairs = SIZE_MAX;
+    set_kinds(call, layer);
 }
 
 /* A forward needs no less than a route or a combine with the same views. */

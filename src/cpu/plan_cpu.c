@@ -44,13 +44,37 @@ static void carve_rows(struct moe_cpu_rows *rows, const struct moe_view *view, s
     }
 }
 
-static void carve_acts(struct moe_cpu_acts *acts, struct carver *carver, enum moe_cpu_kind kind, size_t rows,
-                       size_t cols)
+/* With room for the other kind, too: sizes must not shrink where more tokens make another choice. */
+static void carve_acts(struct moe_cpu_acts *acts, struct carver *carver, enum moe_cpu_kind kind,
+                       enum moe_cpu_kind other, size_t rows, size_t cols)
 {
+    size_t other_stride = moe_round_cpu_row_bytes(other, cols);
     acts->kind = kind;
     acts->stride = moe_round_cpu_row_bytes(kind, cols);
-    carver->ok = carver->ok && acts->stride > 0;
-    acts->data = carve(carver, rows, acts->stride);
+    carver->ok = carver->ok && acts->stride > 0 && other_stride > 0;
+    acts->data = carve(carver, rows, acts->stride > other_stride ? acts->stride : other_stride);
+}
+
+/* Of activations that there are as f32 already: only what is rounded. */
+static void carve_rounded(struct moe_cpu_acts *acts, struct carver *carver, enum moe_cpu_kind kind,
+                          enum moe_cpu_kind other, size_t rows, size_t cols)
+{
+    if (kind != MOE_CPU_F32 || other != MOE_CPU_F32)
+        carve_acts(acts, carver, kind, other, rows, cols);
+    if (kind == MOE_CPU_F32)
+        *acts = (struct moe_cpu_acts){.kind = MOE_CPU_F32};
+}
+
+/* The shared expert takes the rows that the others do where both take the same kind. */
+static void carve_shared_in(struct moe_cpu_call *call, struct carver *carver)
+{
+    const struct moe_cpu_kinds *kinds = &call->kinds, *other = &call->other_kinds;
+    bool same_x = call->desc->latent == NULL && !call->desc->weight_on_input, same = kinds->shared_in == kinds->in;
+    if (!same_x || !same || other->in != kinds->in || other->shared_in != kinds->in)
+        carve_rounded(&call->shared_in, carver, kinds->shared_in, other->shared_in, call->num_tokens,
+                      call->desc->hidden_size);
+    if (same_x && same)
+        call->shared_in = call->in;
 }
 
 static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
@@ -61,7 +85,6 @@ static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
     call->active = carve(carver, experts->num_experts, sizeof *call->active);
     call->tokens = carve(carver, pairs, sizeof *call->tokens);
     call->expert_x = call->x;
-    call->in = call->shared_in = (struct moe_cpu_acts){.kind = MOE_CPU_F32};
     if (call->desc->latent != NULL) {
         size_t width = experts->hidden_size;
         call->expert_x = (struct moe_cpu_rows){.stride = width};
@@ -70,18 +93,15 @@ static void carve_experts(struct moe_cpu_call *call, struct carver *carver)
     }
     if (call->desc->weight_on_input)
         call->scaled = carve(carver, times(carver, pairs, experts->hidden_size), sizeof *call->scaled);
-    if (call->kinds.in != MOE_CPU_F32)
-        carve_acts(&call->in, carver, call->kinds.in, call->desc->weight_on_input ? pairs : call->num_tokens,
-                   experts->hidden_size);
-    carve_acts(&call->h, carver, call->kinds.down, pairs, experts->intermediate_size);
+    call->in = call->shared_in = (struct moe_cpu_acts){.kind = MOE_CPU_F32};
+    carve_rounded(&call->in, carver, call->kinds.in, call->other_kinds.in,
+                  call->desc->weight_on_input ? pairs : call->num_tokens, experts->hidden_size);
+    carve_acts(&call->h, carver, call->kinds.down, call->other_kinds.down, pairs, experts->intermediate_size);
     if (!call->has_shared)
         return;
     call->shared_weights = carve(carver, call->num_tokens, sizeof *call->shared_weights);
-    if (call->kinds.shared_in == call->kinds.in && call->desc->latent == NULL && !call->desc->weight_on_input)
-        call->shared_in = call->in;
-    else if (call->kinds.shared_in != MOE_CPU_F32)
-        carve_acts(&call->shared_in, carver, call->kinds.shared_in, call->num_tokens, call->desc->hidden_size);
-    carve_acts(&call->shared_h, carver, call->kinds.shared_down, call->num_tokens,
+    carve_shared_in(call, carver);
+    carve_acts(&call->shared_h, carver, call->kinds.shared_down, call->other_kinds.shared_down, call->num_tokens,
                call->desc->shared->intermediate_size);
 }
 

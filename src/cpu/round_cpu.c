@@ -8,21 +8,21 @@
 
 enum { ROUND_ROWS = 8 };     /* of an item: below, waking other lanes costs more than it gains */
 
-static enum moe_cpu_kind kind_of(const struct moe_kernels *kernels, const struct moe_stack *stack)
+static enum moe_cpu_kind kind_of(const struct moe_kernels *kernels, const struct moe_stack *stack, bool many)
 {
     enum moe_format_index index = moe_kernels_index(stack->data.format);
     if (index == MOE_INDEX_NONE || stack->scales != NULL)
         return MOE_CPU_F32;
-    if (kernels->linear_q8[index] != NULL)
-        return MOE_CPU_Q8;
-    return kernels->linear_bf16[index] != NULL ? MOE_CPU_BF16 : MOE_CPU_F32;
+    if (kernels->linear_bf16[index] != NULL && (many || kernels->linear_q8[index] == NULL))
+        return MOE_CPU_BF16;
+    return kernels->linear_q8[index] != NULL ? MOE_CPU_Q8 : MOE_CPU_F32;
 }
 
 enum moe_cpu_kind moe_round_cpu_kind(const struct moe_kernels *kernels, const struct moe_stack *first,
-                                     const struct moe_stack *second)
+                                     const struct moe_stack *second, bool many)
 {
-    enum moe_cpu_kind kind = kind_of(kernels, first);
-    return second == NULL || kind_of(kernels, second) == kind ? kind : MOE_CPU_F32;
+    enum moe_cpu_kind kind = kind_of(kernels, first, many);
+    return second == NULL || kind_of(kernels, second, many) == kind ? kind : MOE_CPU_F32;
 }
 
 size_t moe_round_cpu_row_bytes(enum moe_cpu_kind kind, size_t cols)

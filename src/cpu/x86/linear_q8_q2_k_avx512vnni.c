@@ -32,4 +32,5 @@ static inline struct q8_group unpack_group(const unsigned char *in)
 #define GROUP_BYTES 84
 #define UNIT_BYTES 84
 #define KIND 6
+#define VALUES 16
 #include "cpu/x86/linear_q8_tmpl_avx512vnni.h"

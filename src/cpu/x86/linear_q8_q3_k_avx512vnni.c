@@ -33,4 +33,5 @@ static inline struct q8_group unpack_group(const unsigned char *in)
 #define GROUP_BYTES 110
 #define UNIT_BYTES 110
 #define KIND 3
+#define VALUES 16
 #include "cpu/x86/linear_q8_tmpl_avx512vnni.h"

@@ -18,6 +18,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
 #define GROUP_BYTES 144
 #define UNIT_BYTES 18
 #define KIND 1
+#define VALUES 16
 #define OFFSET 8
 #define SLOTS 0, 1, 2, 3, 4, 5, 6, 7
 #include "cpu/x86/linear_q8_tmpl_avx512vnni.h"

@@ -17,4 +17,5 @@ static inline struct q8_group unpack_group(const unsigned char *in)
 #define GROUP_BYTES 160
 #define UNIT_BYTES 20
 #define KIND 4
+#define VALUES 16
 #include "cpu/x86/linear_q8_tmpl_avx512vnni.h"

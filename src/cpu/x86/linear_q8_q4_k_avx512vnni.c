@@ -20,5 +20,6 @@ static inline struct q8_group unpack_group(const unsigned char *in)
 #define GROUP_BYTES 144
 #define UNIT_BYTES 144
 #define KIND 4
+#define VALUES 16
 #define SLOTS 0, 2, 4, 6, 1, 3, 5, 7
 #include "cpu/x86/linear_q8_tmpl_avx512vnni.h"

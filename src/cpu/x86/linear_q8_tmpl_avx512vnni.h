@@ -465,9 +465,12 @@ void FN_OF(FORMAT_NAME)(const struct moe_linear_rounded_args *args)
         linear_many(args);
 }
 
+#include "cpu/x86/linear_bf16_tmpl_amx.h"
+
 #undef FORMAT_NAME
 #undef GROUP_BYTES
 #undef UNIT_BYTES
 #undef KIND
 #undef OFFSET
 #undef SLOTS
+#undef VALUES

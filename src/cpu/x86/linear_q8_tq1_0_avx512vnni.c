@@ -51,4 +51,5 @@ static inline struct q8_group unpack_group(const unsigned char *in)
 #define GROUP_BYTES 54
 #define UNIT_BYTES 54
 #define KIND 1
+#define VALUES 16
 #include "cpu/x86/linear_q8_tmpl_avx512vnni.h"
