@@ -104,6 +104,7 @@ static void compare_experts(struct moe_backend *plain, size_t layer, const char 
 static void compare_layer(struct moe_backend *backend, const struct moe_model_block *block, const char *what)
 {
     struct moe_layer_params params = *block->layer;
+    params.flags |= MOE_LAYER_EXACT;
     struct moe_experts *experts = NULL, *shared = NULL, *latent = NULL;
     struct moe_layer *layer = NULL;
     struct moe_shared shared_params;
