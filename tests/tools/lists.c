@@ -27,10 +27,10 @@ static bool exists(const char *path)
 
 #define PLOT_BYTES 65536
 
-/* Writes plot.svg and reads it back into text. */
-static void save_plot(struct plot_cell *cells, size_t count, const char *title, char text[PLOT_BYTES])
+/* Writes plot.svg, with one roof, and reads it back into text. */
+static void save_plot(struct plot_cell *cells, size_t count, const char *title, double roof, char text[PLOT_BYTES])
 {
-    struct plot plot = {title, "backend cpu", cells, count};
+    struct plot plot = {title, "backend cpu", cells, count, {{"f32 peak", roof}}, 1};
     struct outfile out;
     assert_true(outfile_open(&out, "plot.svg") && plot_svg_write(&out, &plot) && outfile_commit(&out));
     FILE *file = fopen("plot.svg", "rb");
@@ -83,7 +83,7 @@ static void make_cells(struct plot_cell cells[12], double share, uint64_t seed)
         size_t tokens = (size_t)1 << i % 4 * 3;
         double intensity = 16 * (double)tokens / (128 * (1 - pow(0.9375, (double)tokens))) / bytes[i / 4];
         double rate = share / (1 / (25 * intensity) + 1 / 400.0) * (1 + 0.05 * tool_normal(&seed));
-        cells[i] = (struct plot_cell){i / 4, names[i / 4], "q6_k", tokens, intensity, rate, 25 + (double)i};
+        cells[i] = (struct plot_cell){i / 4, names[i / 4], "q6_k", tokens, intensity, rate, 25 + (double)i, share};
     }
 }
 
@@ -96,7 +96,7 @@ static void plot_labels_apart(void **state)
     size_t dots, labels;
     for (uint64_t seed = 0; seed < 60; seed++) {
         make_cells(cells, seed % 3 ? 0.9 : 0.02, seed);
-        save_plot(cells, 12, "a plot", text);
+        save_plot(cells, 12, "a plot", 400, text);
         size_t count = plot_boxes(text, boxes, &dots, &labels);
         assert_true(dots == 12 && labels == 12 && count == 26);    /* and one label at each limit */
         assert_int_equal(count_overlaps(boxes, count, dots), 0);
@@ -106,23 +106,23 @@ static void plot_labels_apart(void **state)
     assert_non_null(strstr(text, "read: 30.5 GB/s (median)"));
     for (size_t i = 0; i < 12; i++)
         cells[i] = cells[0];
-    save_plot(cells, 12, "twelve times the same", text);
+    save_plot(cells, 12, "twelve times the same", 400, text);
     size_t count = plot_boxes(text, boxes, &dots, &labels);
     assert_true(dots == 12 && labels >= 1);
     assert_int_equal(count_overlaps(boxes, count, dots), 0);
 }
 
-/* A cell at the read limit is on the line of it, the best one on the dashed line; distances are logarithms. */
+/* A cell at the read limit is on the line of it, one at the peak on the dashed line; distances are logarithms. */
 static void plot_positions(void **state)
 {
     (void)state;
     static char text[PLOT_BYTES];
-    struct plot_cell cells[3] = {{0, "f32", "f32", 64, 40, 100, 20},
-                                 {0, "f32", "f32", 1, 0.4, 8, 20},
-                                 {0, "f32", "f32", 8, 4, 30, 20}};
+    struct plot_cell cells[3] = {{0, "f32", "f32", 64, 40, 100, 20, 1},
+                                 {0, "f32", "f32", 1, 0.4, 8, 20, 1},
+                                 {0, "f32", "f32", 8, 4, 30, 20, NAN}};
     struct box boxes[16];
     size_t dots, labels;
-    save_plot(cells, 3, "a < b & c", text);
+    save_plot(cells, 3, "a < b & c", 100, text);
     assert_int_equal(plot_boxes(text, boxes, &dots, &labels), 8);
     assert_non_null(strstr(text, "<title>a &lt; b &amp; c</title>"));
     const char *limit = strstr(text, "stroke-width=\"1.6\""), *dashed = strstr(text, "stroke-width=\"1.2\"");
@@ -144,19 +144,19 @@ static void plot_odd_cells(void **state)
 {
     (void)state;
     static char text[PLOT_BYTES];
-    struct plot_cell cells[4] = {{0, "f32", "f32", 1, 0.5, INFINITY, 20},
-                                 {1, "f16", "f16", 1, 1e-7, 1e-7, 0},
-                                 {2, "f16", "f16", 1, NAN, 3, 0},
-                                 {3, "q8_0", "q8_0", 1048576, 1e7, 1e9, 0}};
+    struct plot_cell cells[4] = {{0, "f32", "f32", 1, 0.5, INFINITY, 20, NAN},
+                                 {1, "f16", "f16", 1, 1e-7, 1e-7, 0, 1},
+                                 {2, "f16", "f16", 1, NAN, 3, 0, NAN},
+                                 {3, "q8_0", "q8_0", 1048576, 1e7, 1e9, 0, NAN}};
     struct box boxes[16];
     size_t dots, labels;
-    save_plot(cells, 4, "", text);
+    save_plot(cells, 4, "", 0, text);
     plot_boxes(text, boxes, &dots, &labels);
     assert_true(dots == 2 && labels >= 1);
     assert_null(strstr(text, "read: "));    /* it could not be measured */
     assert_null(strstr(text, "nan"));
     assert_null(strstr(text, "inf"));
-    struct plot nothing = {"", "", cells, 0};
+    struct plot nothing = {.title = "", .subtitle = "", .cells = cells};
     struct outfile out;
     assert_true(outfile_open(&out, "nothing.svg"));
     assert_false(plot_svg_write(&out, &nothing));
