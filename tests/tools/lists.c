@@ -164,7 +164,7 @@ static void plot_odd_cells(void **state)
     assert_false(exists("nothing.svg"));
     if (!exists("/dev/full"))
         return;
-    struct plot plot = {"", "", cells, 1};
+    struct plot plot = {.title = "", .subtitle = "", .cells = cells, .num_cells = 1};
     assert_true(outfile_open(&out, "/dev/full"));
     assert_false(plot_svg_write(&out, &plot) && outfile_commit(&out));
     outfile_discard(&out);
