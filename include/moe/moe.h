@@ -404,11 +404,13 @@ struct moe_shared {
 enum moe_layer_flags {
     MOE_LAYER_ALLOW_COMPOSED = 1,       /* where the backend has no fused path: run from primitives (synchronises) */
     MOE_LAYER_FORCE_COMPOSED = 2,       /* run from primitives even where it has one */
-    MOE_LAYER_BATCH_INVARIANT = 4,      /* fail to create rather than let a token's bits depend on num_tokens */
+    /* A token's bits do not depend on num_tokens. Without this flag a layer may take other kernels for many tokens than
+     * for few, where that is much faster: moe_layer_info says so. Creation fails where a backend cannot hold it. */
+    MOE_LAYER_BATCH_INVARIANT = 4,
     /* Activations stay f32, from x to the last sum. Without this flag a layer may round what gate and up take (x) and
      * what down takes, where that is faster: to int8 in units of 32 columns, with an f32 scale each (most quantised
      * formats: ||out - exact|| / ||exact|| <= 1.25e-2 for activations without heavy tails), or to bf16 (bf16 weights:
-     * 4e-3). Weights, routing, activation functions, sums and scales are the same. docs/numerics.md has the bounds;
+     * 4e-3), or for many tokens these and the weights of quantised formats to bf16 (5e-3). Routing, activation functions, sums and scales are the same. docs/numerics.md has the bounds;
      * moe_layer_info says what became of the layer. Creation fails where a backend cannot do without rounding. */
     MOE_LAYER_EXACT = 8
 };
@@ -454,7 +456,7 @@ struct moe_layer_info {
     bool has_router;                    /* the layer can compute logits itself */
     bool composed;                      /* runs from primitives */
     bool capturable;                    /* may be called while a stream captures */
-    bool batch_invariant;               /* a token's bits do not depend on num_tokens or the other tokens */
+    bool batch_invariant;               /* a token's bits do not depend on num_tokens; on other tokens they never do */
     bool exact;                         /* activations stay f32; false: some are rounded (MOE_LAYER_EXACT) */
     size_t num_zero_experts;            /* of num_experts */
     size_t expert_width;                /* what experts take and give: hidden_size, or latent */

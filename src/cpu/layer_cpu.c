@@ -5,7 +5,7 @@
 #include "cpu/experts_cpu.h"
 
 /* Tokens of a matrix, on average, from which on unpacking weights to bf16 costs less than products of int8 cost more. */
-enum { MANY_TOKENS = 8 };
+enum { MANY_TOKENS = 12 };
 
 /* What the backend keeps of a layer. */
 struct layer {

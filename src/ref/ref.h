@@ -66,8 +66,9 @@ void moe_ref_norm(double *out, const struct moe_norm *norm, const double *x, siz
 /* ---- layer ---- */
 
 /* What gate, up and down of experts, shared ones too, take activations as, at worst: as they are, rounded to bf16, or
- * to int8 in units of 32 columns, which is coarser still. Only the bound is another one: out has no rounding at all. */
-enum moe_ref_activations { MOE_REF_F32, MOE_REF_BF16, MOE_REF_INT8 };
+ * to int8 in units of 32 columns, which is coarser still; CHOICE: to int8, or to bf16 with weights rounded to it, too.
+ * Only the bound is another one: out has no rounding at all. */
+enum moe_ref_activations { MOE_REF_F32, MOE_REF_BF16, MOE_REF_INT8, MOE_REF_CHOICE };
 
 /* One call of a layer. out is [num_tokens, hidden_size], or [num_tokens * top_k, width of the experts] with pairs.
  * Routing comes from ids and weights, else logits, else the layer's router, as in struct moe_layer_io. */

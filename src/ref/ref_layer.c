@@ -71,7 +71,7 @@ static void linear(double *y, double *err, const double *w, const double *bias, 
 /* err: how far x[n], off by x_err (NULL: by nothing), may be once it is rounded. int8: scale is the largest value of a
  * unit / 127, q is at most half a scale off, and 127 / largest, its product with x, and scale are rounded to f32, each
  * by 2^-24 of a q of up to 127: together less than 2^-15 of a scale. bf16 has 8 bits; values below 2^-126 may count
- * as 0. */
+ * as 0. A weight that is off by 2^-8 of itself makes the product what x does that is off by as much. */
 static void round_input(double *err, enum moe_ref_activations kind, const double *x, const double *x_err, size_t n)
 {
     for (size_t first = 0; first < n; first += MOE_REF_UNIT_VALUES) {
@@ -82,10 +82,13 @@ static void round_input(double *err, enum moe_ref_activations kind, const double
             largest = fmax(largest, fabs(x[c]) + err[c]);
         }
         for (size_t c = first; c < end; c++) {
+            double int8 = largest / 127 * (0.5 + 0x1p-15) + 0x1p-140, bf16 = (fabs(x[c]) + err[c]) * 0x1p-8 + 0x1p-126;
             if (kind == MOE_REF_INT8)
-                err[c] += largest / 127 * (0.5 + 0x1p-15) + 0x1p-140;
+                err[c] += int8;
             else if (kind == MOE_REF_BF16)
-                err[c] += (fabs(x[c]) + err[c]) * 0x1p-8 + 0x1p-126;
+                err[c] += bf16;
+            else if (kind == MOE_REF_CHOICE)
+                err[c] += fmax(int8, (2 + 0x1p-8) * bf16);
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A random layer with random input, opened as it is by default (fused: activations may be rounded), with
-// MOE_LAYER_EXACT, and composed: for the test programs of this folder.
+// MOE_LAYER_BATCH_INVARIANT, with MOE_LAYER_EXACT, and composed: for the test programs of this folder.
 #ifndef MOE_TEST_LAYER_FIXTURE_H
 #define MOE_TEST_LAYER_FIXTURE_H
 
@@ -15,7 +15,7 @@ struct fixture {
     struct moe_backend *backend;
     struct moe_context *ctx;
     struct test_layer layer;
-    struct test_handle fused, exact, composed;
+    struct test_handle fused, invariant, exact, composed;
     size_t num_tokens, top_k, hidden_size, expert_width, num_experts;
     float *x, *logits, *weights, *out, *other, *out_weights;   /* out, other: num_tokens * num_experts rows */
     int64_t *ids;
@@ -31,6 +31,7 @@ static inline void fixture_open_on(struct fixture *f, const char *backend, const
     f->ctx = test_context(f->backend, 2);
     test_layer_init(&f->layer, &f->rng, spec);
     test_handle_open(&f->fused, f->backend, &f->layer, 0);
+    test_handle_open(&f->invariant, f->backend, &f->layer, MOE_LAYER_BATCH_INVARIANT);
     test_handle_open(&f->exact, f->backend, &f->layer, MOE_LAYER_EXACT);
     test_handle_open(&f->composed, f->backend, &f->layer, MOE_LAYER_FORCE_COMPOSED);
     f->num_tokens = num_tokens;
@@ -72,6 +73,7 @@ static inline void fixture_open_random(struct fixture *f, uint64_t seed, size_t 
 static inline void fixture_close(struct fixture *f)
 {
     test_handle_close(&f->fused);
+    test_handle_close(&f->invariant);
     test_handle_close(&f->exact);
     test_handle_close(&f->composed);
     test_layer_free(&f->layer);

@@ -177,8 +177,10 @@ static void compare_bits(struct fixture *f, struct test_call call)
     float *start = moe_ref_alloc(n, sizeof *start);
     test_fill(&f->rng, start, n, 1);
     compare_threads(f, call, n);
-    compare_tokens(f, f->fused.layer, call);
     compare_padding(f, f->fused.layer, call);
+    call.out = f->other;
+    test_assert_ok(test_call_run(f->ctx, f->invariant.layer, &call));
+    compare_tokens(f, f->invariant.layer, call);
     call.flags = MOE_ACCUMULATE;
     call.start = start;
     call.out = f->other;

@@ -91,7 +91,7 @@ static void test_batch_is_single_calls(void **state)
         struct test_call call = seed % 2 ? fixture_call(&f) : fixture_call_ids(&f);
         if (f.layer.routing.router != NULL && seed % 4 == 1)
             call.logits = NULL;
-        compare_chunks(&f, f.fused.layer, call, n);
+        compare_chunks(&f, f.invariant.layer, call, n);
         if (seed % 4 == 0)
             compare_chunks(&f, f.composed.layer, call, n);
         if (seed % 4 == 2)
@@ -184,7 +184,7 @@ static void test_all_tokens_to_one_expert(void **state)
             f.ids[i] = (int64_t)(seed % f.num_experts);
         test_assert_most(fixture_compare(&f, f.exact.layer, &call), 1, "error over its bound");
         test_assert_most(fixture_compare(&f, f.fused.layer, &call), 1, "error over its bound, by default");
-        compare_chunks(&f, f.fused.layer, call, NUM_TOKENS * f.hidden_size);
+        compare_chunks(&f, f.invariant.layer, call, NUM_TOKENS * f.hidden_size);
         fixture_close(&f);
     }
 }

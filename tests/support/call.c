@@ -313,6 +313,8 @@ enum moe_ref_activations test_rounding(const struct moe_layer *layer, const stru
     test_assert_ok(moe_layer_info(layer, &info));
     if (info.exact)
         return MOE_REF_F32;
+    if (!info.batch_invariant)
+        return MOE_REF_CHOICE;
     return has_blocks(block->experts) || (block->shared != NULL && has_blocks(block->shared)) ? MOE_REF_INT8
                                                                                             : MOE_REF_BF16;
 }

@@ -194,7 +194,7 @@ void test_call_ref(const struct moe_model_block *block, const struct test_call *
                    int64_t *out_ids, double *out_weights);
 
 /* What the layer rounds activations to, at worst: nothing where it says so, bf16 where no matrix has blocks, else
- * int8. */
+ * int8, or where its bits depend on the number of tokens a choice. */
 enum moe_ref_activations test_rounding(const struct moe_layer *layer, const struct moe_model_block *block);
 
 /* Round values to a format and back. */

@@ -25,10 +25,11 @@ enum {
     MOST_TOKENS = 128,
     LINE = 64,
     HEAD_LINES = 8,                  /* fetched of each row of the next block; then the hardware knows what follows */
+    FETCH_LINES = 4,                 /* of weights that are unpacked, at once */
     PACK_AHEAD = 2,                  /* steps; tile loads wait for stores that have just been made */
     GROUP_STEPS = MOE_Q8_GROUP / STEP,
     PART_ROWS = BLOCK_ROWS / GROUP_STEPS,    /* unpacked at each step, of a group that comes later */
-    UNPACK_AHEAD = GROUP_STEPS + PACK_AHEAD
+    RING_STEPS = 2 * GROUP_STEPS     /* unpacked weights that are kept, where they are multiplied once: 32 KB */
 };
 
 /* Tiles, as plain numbers, which is what their instructions want. Up to 2 blocks of tokens: 2 i + j sums rows i and
@@ -50,7 +51,8 @@ struct work {
     unsigned char *x, *sums;         /* x: for each block its steps; sums: unfinished, a tile for each rows and block */
     moe_bf16_unpack_fn *unpack;      /* NULL: the weights are bf16 */
     size_t group_bytes;
-    unsigned char *panel;            /* the tiles of unpacked weights, step by step */
+    unsigned char *panel;            /* the tiles of unpacked weights, step by step, again and again */
+    size_t panel_steps;
     struct amx_config config;
 };
 
@@ -117,15 +119,16 @@ struct raw {
     unsigned char *panel;
     const unsigned char *w;
     size_t w_stride, group_bytes, rows;
+    size_t row_bytes;                /* of the segment's columns */
 };
 
 /* What a block of rows and up to three blocks of tokens are made of. */
 struct product {
     size_t rows[2], tokens[MOST_BLOCKS];     /* of each part; 0: there is none */
     size_t blocks;                           /* of tokens */
-    const unsigned char *w[2];
+    const unsigned char *w[2];       /* step s is w_step * (s mod w_steps) further */
     unsigned char *x[MOST_BLOCKS];
-    size_t w_stride, w_step, x_stride[MOST_BLOCKS], x_step[MOST_BLOCKS];
+    size_t w_stride, w_step, w_steps, x_stride[MOST_BLOCKS], x_step[MOST_BLOCKS];
     size_t steps, tail;              /* whole steps; columns of one more */
     struct source from[MOST_BLOCKS]; /* what x is packed from, on the way */
     size_t first;                    /* step of from */
@@ -215,9 +218,39 @@ static inline void unpack_part(const struct product *p, size_t i)
     if (step >= p->steps || row >= raw->rows)
         return;
     size_t at = group * raw->group_bytes + row * raw->w_stride;
-    raw->unpack(raw->panel + step * MOE_BF16_PANEL_BYTES + row * LINE, raw->w + at, raw->w_stride,
-                smaller(PART_ROWS, raw->rows - row), smaller(GROUP_STEPS, p->steps - step),
-                p->next != NULL ? p->next + at : NULL);
+    raw->unpack(raw->panel + step % p->w_steps * MOE_BF16_PANEL_BYTES + row * LINE, raw->w + at, raw->w_stride,
+                smaller(PART_ROWS, raw->rows - row), smaller(GROUP_STEPS, p->steps - step));
+}
+
+/* Raw weights of the next block, in the order of their addresses, a few lines at a time. */
+struct fetch {
+    const unsigned char *row;        /* NULL: none */
+    size_t column, row_bytes, row_stride, due, each;
+};
+
+static inline struct fetch fetch_of(const struct product *p)
+{
+    const struct raw *raw = p->raw;
+    if (raw == NULL || p->next == NULL || p->steps == 0)
+        return (struct fetch){.row = NULL};
+    bool whole = raw->row_bytes == raw->w_stride;
+    return (struct fetch){p->next, 0, whole ? SIZE_MAX : raw->row_bytes, raw->w_stride, 0,
+                          BLOCK_ROWS * raw->row_bytes / p->steps + 1};
+}
+
+static inline void fetch_step(struct fetch *f)
+{
+    if (f->row == NULL)
+        return;
+    for (f->due += f->each; f->due >= FETCH_LINES * LINE; f->due -= FETCH_LINES * LINE) {
+        for (size_t i = 0; i < FETCH_LINES; i++)
+            _mm_prefetch((const char *)f->row + f->column + i * LINE, _MM_HINT_T1);
+        f->column += FETCH_LINES * LINE;
+        if (f->column >= f->row_bytes) {
+            f->column = 0;
+            f->row += f->row_stride;
+        }
+    }
 }
 
 /* The last step, of fewer columns: weights are copied, with zeros for the rest. */
@@ -238,19 +271,22 @@ static inline void multiply_tail(const struct product *p, bool two_rows, size_t 
 static inline void multiply_steps(const struct product *p, bool two_rows, size_t blocks)
 {
     const unsigned char *fetch = p->raw == NULL ? p->next : NULL;
-    for (size_t i = 0; p->raw != NULL && i < UNPACK_AHEAD; i++)
+    struct fetch raw_fetch = fetch_of(p);
+    for (size_t i = 0; p->raw != NULL && i < GROUP_STEPS; i++)
         unpack_part(p, i);
     for (size_t s = 0; p->packs && s < PACK_AHEAD; s++)
         pack_step(p, s, blocks);
-    for (size_t s = 0, due = 0; s < p->steps; s++) {
+    for (size_t s = 0, place = 0, due = 0; s < p->steps; s++, place = place + 1 == p->w_steps ? 0 : place + 1) {
         if (p->packs)
             pack_step(p, s + PACK_AHEAD, blocks);
-        if (p->raw != NULL)
-            unpack_part(p, s + UNPACK_AHEAD);
+        if (p->raw != NULL) {
+            fetch_step(&raw_fetch);
+            unpack_part(p, s + GROUP_STEPS);
+        }
         for (due += fetch != NULL ? BLOCK_ROWS : 0; due >= p->steps; due -= p->steps, fetch += p->w_stride)
             fetch_head(fetch);
         amx_stored();
-        step_tiles(p, s * p->w_step, s, two_rows, blocks);
+        step_tiles(p, place * p->w_step, s, two_rows, blocks);
     }
     if (p->tail > 0)
         multiply_tail(p, two_rows, blocks);
@@ -371,10 +407,12 @@ static void multiply_block(struct work *work, size_t row, size_t block, size_t b
     struct product p = {.blocks = blocks, .first = first, .packs = row == 0, .next = next};
     size_t rows = smaller(BLOCK_ROWS, work->rows - row);
     const unsigned char *w = a->w + row * a->w_stride + bytes_at(work, first);
-    struct raw raw = {work->unpack, work->panel, w, a->w_stride, work->group_bytes, rows};
+    struct raw raw = {work->unpack, work->panel, w, a->w_stride, work->group_bytes, rows,
+                      bytes_at(work, end + GROUP_STEPS - 1) - bytes_at(work, first)};
     p.raw = work->unpack != NULL && block == 0 ? &raw : NULL;
     p.w_stride = work->unpack != NULL ? LINE : a->w_stride;
     p.w_step = work->unpack != NULL ? MOE_BF16_PANEL_BYTES : STEP_BYTES;
+    p.w_steps = work->unpack != NULL ? work->panel_steps : work->steps;
     p.w[0] = work->unpack != NULL ? work->panel : w;
     for (size_t i = 0; i < 2; i++)
         p.rows[i] = rows > i * AMX_ROWS ? smaller(AMX_ROWS, rows - i * AMX_ROWS) : 0;
@@ -439,6 +477,9 @@ static size_t divide_scratch(struct work *work, const struct moe_linear_rounded_
         chunk = CHUNK_ROWS;
     }
     work->panel = work->x + work->segment * x_bytes;
+    work->panel_steps = (work->segment + GROUP_STEPS - 1) / GROUP_STEPS * GROUP_STEPS;
+    if (work->blocks <= (a->rows % BLOCK_ROWS == 0 ? MOST_BLOCKS : 2) && work->panel_steps > RING_STEPS)
+        work->panel_steps = RING_STEPS;
     return chunk;
 }
 

@@ -116,11 +116,9 @@ BF16_INLINE void put_units(unsigned char *out, const unsigned char *in, size_t n
 }
 
 BF16_CODE static void unpack_rows(unsigned char *out, const unsigned char *w, size_t w_stride, size_t num_rows,
-                                  size_t num_units, const unsigned char *next)
+                                  size_t num_units)
 {
     for (size_t r = 0; r < num_rows; r++) {
-        if (next != NULL)
-            fetch(next + r * w_stride, true);
         if (num_units == GROUP_UNITS) {
             put_units(out + r * 64, w + r * w_stride, GROUP_UNITS);
         } else {
