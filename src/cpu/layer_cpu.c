@@ -4,7 +4,8 @@
 
 #include "cpu/experts_cpu.h"
 
-/* Tokens of a matrix, on average, from which on unpacking weights to bf16 costs less than products of int8 cost more. */
+/* Tokens of a matrix, on average, from which on unpacking weights to bf16 costs less than products of int8 cost more.
+ * */
 enum { MANY_TOKENS = 12 };
 
 /* What the backend keeps of a layer. */
@@ -20,7 +21,8 @@ static enum moe_cpu_kind kind_in(const struct moe_kernels *kernels, const struct
     return moe_round_cpu_kind(kernels, &set->up, set->gated ? &set->gate : NULL, many);
 }
 
-static struct moe_cpu_kinds choose_kinds(const struct moe_kernels *kernels, const struct moe_layer_desc *desc, bool many)
+static struct moe_cpu_kinds choose_kinds(const struct moe_kernels *kernels, const struct moe_layer_desc *desc,
+                                         bool many)
 {
     struct moe_cpu_kinds kinds = {kind_in(kernels, desc->experts, many),
                                   moe_round_cpu_kind(kernels, &desc->experts->down, NULL, many), MOE_CPU_F32,
@@ -73,7 +75,8 @@ void moe_layer_cpu_close(void *state)
 static void set_kinds(struct moe_cpu_call *call, const struct layer *layer)
 {
     const struct moe_layer_desc *desc = layer->desc;
-    bool many = call->num_pairs / MANY_TOKENS >= desc->experts->num_experts, shared_many = call->num_tokens >= MANY_TOKENS;
+    bool many = call->num_pairs / MANY_TOKENS >= desc->experts->num_experts;
+    bool shared_many = call->num_tokens >= MANY_TOKENS;
     const struct moe_cpu_kinds *kinds = many ? &layer->many : &layer->few, *other = many ? &layer->few : &layer->many;
     call->kinds = *kinds;
     call->other_kinds = *other;

@@ -469,7 +469,8 @@ static size_t divide_scratch(struct work *work, const struct moe_linear_rounded_
     work->x = a->scratch;
     work->segment = work->steps;
     if (work->steps * step_bytes > MOE_ROUNDED_SCRATCH) {
-        size_t sums = CHUNK_ROWS / AMX_ROWS * work->blocks * AMX_TILE_BYTES, even = work->unpack != NULL ? GROUP_STEPS : 1;
+        size_t sums = CHUNK_ROWS / AMX_ROWS * work->blocks * AMX_TILE_BYTES;
+        size_t even = work->unpack != NULL ? GROUP_STEPS : 1;
         size_t most = (MOE_ROUNDED_SCRATCH - sums) / step_bytes / even * even;
         size_t segments = (work->steps + most - 1) / most, each = (work->steps + segments - 1) / segments;
         work->segment = (each + even - 1) / even * even;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // linear_bf16 on AMX of the format that linear_q8_tmpl_avx512vnni.h is for, which ends with this: its groups become
-// bf16, rounded once; denormals become 0, as the tiles' products take them anyway. One parameter more, which may be left
-// out: VALUES 16, where the last 4 bits of q tell the value apart; then a unit's values are looked up in a table of
-// them. A file of this kind is compiled without bf16; only these functions, which run on the level amx, have it.
+// bf16, rounded once; denormals become 0, as the tiles' products take them anyway. One parameter more, which may be
+// left out: VALUES 16, where the last 4 bits of q tell the value apart; then a unit's values are looked up in a table
+// of them. A file of this kind is compiled without bf16; only these functions, which run on the level amx, have it.
 #include "cpu/x86/linear_bf16_amx.h"
 
 #ifndef VALUES
@@ -23,7 +23,8 @@ struct bf16_group {
 static inline __m512i whole_units(const struct q8_group *group, size_t i)
 {
 #ifdef SLOTS
-    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     size_t first = i / 2 * 2;
     return _mm512_permutex2var_epi64(group->q[first], i % 2 == 0 ? low : high, group->q[first + 1]);
 #else

@@ -3,7 +3,7 @@
 #include "cpu/x86/columns_avx2.h"
 
 /* E2M1 in units of a half, plus 12. */
-static const uint8_t doubled[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+static const int8_t doubled[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 /* 2^(e - 128), which is a denormal number for e = 0 and 1; NaN for 255. */
 static inline __m256 half_scales(__m256i e)
@@ -19,7 +19,7 @@ static inline struct q8_group unpack_group(const unsigned char *in)
 {
     struct q8_group out;
     for (size_t u = 0; u < 8; u++)
-        out.q[u] = look_up((const int8_t *)doubled, nibbles_of_unit(in + u * 17 + 1));
+        out.q[u] = look_up(doubled, nibbles_of_unit(in + u * 17 + 1));
     out.scale[0] = half_scales(_mm256_setr_epi32(in[0], in[17], in[34], in[51], in[68], in[85], in[102], in[119]));
     return out;
 }
@@ -30,7 +30,7 @@ static inline void pack_columns(const struct q8_columns *out)
         __m256i quads[Q8_QUADS];
         load_nibbles_of_unit(quads, out, u * 17 + 1);
         for (size_t i = 0; i < Q8_QUADS; i++)
-            quads[i] = look_up((const int8_t *)doubled, quads[i]);
+            quads[i] = look_up(doubled, quads[i]);
         put_quads(out, u, quads);
         const unsigned char *const *rows = out->rows;
         size_t e = u * 17;

@@ -3,7 +3,7 @@
 #include "cpu/x86/columns_avx2.h"
 
 /* E2M1 in units of a half, plus 12. */
-static const uint8_t doubled[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+static const int8_t doubled[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 /* 16 bytes: 8 columns in low nibbles, 8 in high ones, and the same again. */
 static inline __m256i unpack_unit(const unsigned char *in)
@@ -11,7 +11,7 @@ static inline __m256i unpack_unit(const unsigned char *in)
     __m128i bytes = load16(in), nibble = _mm_set1_epi8(0x0f);
     __m128i low = _mm_and_si128(bytes, nibble), high = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);
     __m256i codes = _mm256_set_m128i(_mm_unpackhi_epi64(low, high), _mm_unpacklo_epi64(low, high));
-    return look_up((const int8_t *)doubled, codes);
+    return look_up(doubled, codes);
 }
 
 /* Half the scale of a code of E4M3, whose bit 7 is not read; NaN is read as 0 (nvfp4.c). */

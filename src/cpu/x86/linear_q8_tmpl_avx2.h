@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Body of linear_q8 on AVX2 for one format. Parameters: LINEAR_Q8_FN the kernel's name; GROUP_BYTES bytes of 256
 // columns; UNIT_BYTES of 32, or GROUP_BYTES where a block is a group; KIND a name of Q8_KIND_MAP; OFFSET what codes
-// have too much, 0 where there are minima or signs; static inline struct q8_group unpack_group(const unsigned char
-// *in). Where the bits of 8 rows can be brought together before they are unpacked, which costs less, also PACK_GROUP
-// the name of a static inline void (const struct q8_columns *out).
+// have too much, 0 where there are minima or signs; static inline struct q8_group unpack_group(const unsigned char *).
+// Where bits of 8 rows can be brought together before they are unpacked, which costs less, also PACK_GROUP the name of
+// a static inline void (const struct q8_columns *out).
 #include <string.h>
 
 #include "cpu/x86/q8_avx2.h"
@@ -18,12 +18,12 @@
 
 enum {
     GROUP_UNITS = MOE_Q8_GROUP / MOE_Q8_UNIT,
-    AHEAD = 4096,            /* bytes of weights that are fetched ahead of a row's products */
+    DIRECT_TOKENS = 4,       /* up to here dot products, which read weights as one stream, cost less than panels */
+    AHEAD = 2048,            /* bytes of weights that are fetched ahead of a row's products */
     CHAIN = KIND_OF(KIND) / Q8_CHAIN,
     HALVES = KIND_OF(KIND) & Q8_HALVES ? 2 : 1,
     HAS_MINIMA = (KIND_OF(KIND) & Q8_MINIMA) != 0,
-    HAS_SIGNS = (KIND_OF(KIND) & Q8_SIGNED) != 0,
-    DIRECT_TOKENS = HAS_SIGNS ? 4 : 2    /* up to here a row's dot products cost less than its share of a panel */
+    HAS_SIGNS = (KIND_OF(KIND) & Q8_SIGNED) != 0
 };
 
 /* The last units of a row, fewer than a group: the rest is 0. */
@@ -50,8 +50,8 @@ static inline struct stream stream_of(const struct moe_linear_rounded_args *a)
     return (struct stream){a->w, a->next, a->rows * a->w_stride};
 }
 
-/* Fetch the bytes of a group at an offset. */
-static inline void fetch(const struct stream *s, size_t offset)
+/* Fetch the bytes of a group at an offset. Not inlined, gcc takes it for a function without effects, and drops it. */
+static inline __attribute__((always_inline)) void fetch(const struct stream *s, size_t offset)
 {
     const unsigned char *at = offset < s->size ? s->w + offset : s->next + (offset - s->size);
     if (offset >= s->size && s->next == NULL)
@@ -364,9 +364,9 @@ void LINEAR_Q8_FN(const struct moe_linear_rounded_args *args)
         linear_few(args, 1);
     else if (args->num_tokens == 2)
         linear_few(args, 2);
-    else if (args->num_tokens == 3 && DIRECT_TOKENS >= 3)
-        linear_few(args, DIRECT_TOKENS - 1);
-    else if (args->num_tokens == 4 && DIRECT_TOKENS >= 4)
+    else if (args->num_tokens == 3)
+        linear_few(args, 3);
+    else if (args->num_tokens == DIRECT_TOKENS)
         linear_few(args, DIRECT_TOKENS);
     else
         for (size_t t = 0; t < args->num_tokens; t += Q8_TOKENS)

@@ -57,8 +57,8 @@ static struct q8_group unpack_some(const unsigned char *in, size_t num_units)
     return unpack_slots(padded);
 }
 
-/* Units of a group, of which some may lie beyond the row and mean nothing: then they are the next row's bytes. left: bytes
- * from in to the end of the weights. */
+/* Units of a group, of which some may lie beyond the row and mean nothing: then they are the next row's bytes. left:
+ * bytes from in to the end of the weights. */
 static inline struct q8_group unpack_units(const unsigned char *in, size_t num_units, size_t left)
 {
     return UNIT_BYTES == GROUP_BYTES || left >= GROUP_BYTES ? unpack_slots(in) : unpack_some(in, num_units);

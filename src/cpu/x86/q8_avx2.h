@@ -2,8 +2,8 @@
 // linear_q8 on AVX2: what all formats share. vpmaddubsw adds two products of an unsigned and a signed byte to 16 bits
 // and saturates, so what matters of a format is how large its codes are: as many products as fit are summed in 16 bits.
 //
-// Few tokens: the dot products of a row at a time, units along lanes (linear_q8_tmpl_avx2.h). More: two panels of 8 rows,
-// rows along lanes, which all tokens share (q8_panel_avx2.c).
+// Few tokens: the dot products of a row at a time, units along lanes (linear_q8_tmpl_avx2.h). More: two panels of 8
+// rows, rows along lanes, which all tokens share (q8_panel_avx2.c).
 #ifndef MOE_Q8_AVX2_H
 #define MOE_Q8_AVX2_H
 
@@ -25,8 +25,8 @@ enum {
 
 /* How values of a format are made up: a scale for 16 columns; a minimum is added; bytes with signs; sums in 16 bits may
  * wrap around, since what they are once the offset is taken off fits: 127 * (largest |code - offset|) * (half the
- * columns of a scale) < 2^15. The rest of the number is the chain, how many products of a pair of columns fit in 16
- * bits: 2 * 127 * (largest code) * chain < 2^15. */
+ * columns of a scale) < 2^15. The rest of the number is the chain, how many products of a pair of columns fit in
+ * 16 bits: 2 * 127 * (largest code) * chain < 2^15. */
 enum { Q8_HALVES = 1, Q8_MINIMA = 2, Q8_SIGNED = 4, Q8_WRAPS = 8, Q8_CHAIN = 16 };
 
 /* X(name, kind). Codes of u<n> are below 2^n; those without minima are less an offset, those of u5 at most 16. */
@@ -81,8 +81,8 @@ struct q8_work {
 _Static_assert(sizeof(struct q8_work) <= MOE_ROUNDED_SCRATCH, "the panels are more than the scratch");
 
 /* A part of a product: tokens first_token.. of args, which stand in work from 0 on, and units first_unit.. . The
- * weights that are packed next, some rows of ahead_bytes, are fetched meanwhile, spread over the products: all at
- * once they would be waited for. */
+ * weights that are packed next, some rows of ahead_bytes, are fetched meanwhile, spread over the products: all at once
+ * they would be waited for. */
 struct q8_part {
     const struct moe_linear_rounded_args *args;
     struct q8_work *work;

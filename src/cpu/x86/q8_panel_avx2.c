@@ -12,7 +12,8 @@
 //     s8         8 vpxor, 8 vpmaddubsw, 8 vpmaddwd, 8 vpaddd, 3 in f32                          35
 // vpsignb for vpxor would run on two ports only, where 27 of the 35 would meet.
 //
-// Lanes are the outer loop, so that a lane's weights, 4 KB or 8, stay in the first cache for all tokens.
+// Lanes are the outer loop, so that a lane's weights, 4 KB or 8, stay in the first cache for all tokens. What comes
+// with each tile counts, as a tile of a lane is 8 units only: 60 steps in scalars would cost a fifth of its time.
 #include <string.h>
 
 #include "cpu/x86/q8_avx2.h"
@@ -120,8 +121,8 @@ static inline __attribute__((always_inline)) void run_tile(const struct tile *ti
                              _mm256_add_ps(_mm256_loadu_ps(y[t] + p * Q8_ROWS), acc[t][p]));
 }
 
-/* A lane's bytes with signs, which stay in the first cache while its tokens are multiplied. What a flip takes from
- * the sum of magnitude * x is the magnitude. */
+/* A lane's bytes with signs, which stay in the first cache while its tokens are multiplied. What a flip takes from the
+ * sum of magnitude * x is the magnitude. */
 static inline void split_signs(struct q8_work *work, size_t panel, size_t place, size_t end)
 {
     struct q8_signs *out = &work->x.signs[panel];

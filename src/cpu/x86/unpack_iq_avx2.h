@@ -35,10 +35,8 @@ static inline __m256i signed_codes(__m256i magnitudes, const unsigned char *sign
 /* To 7 bits of signs in each byte an eighth that makes the number of negative values even. */
 static inline __m256i even_signs(__m256i seven)
 {
-    const __m256i odd = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0,
-                                                                  -128, -128, 0));
-    __m256i parity = _mm256_xor_si256(_mm256_shuffle_epi8(odd, low_nibbles(seven)),
-                                      _mm256_shuffle_epi8(odd, high_nibbles(seven)));
+    static const int8_t odd[16] = {0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0};
+    __m256i parity = _mm256_xor_si256(look_up(odd, low_nibbles(seven)), look_up(odd, high_nibbles(seven)));
     return _mm256_or_si256(seven, parity);
 }
 

@@ -51,12 +51,6 @@ static inline __m256 block_scales(const unsigned char *in, size_t block_bytes)
                                           load_head(in + 7 * block_bytes)));
 }
 
-/* What 32 codes below 16 stand for. */
-static inline __m256i look_up_codes(const void *table, __m256i codes)
-{
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load16(table)), codes);
-}
-
 /* 8 bytes, unsigned or signed, as f32. */
 static inline __m256 floats_of_u8(uint64_t bytes)
 {
