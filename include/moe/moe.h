@@ -410,8 +410,9 @@ enum moe_layer_flags {
     /* Activations stay f32, from x to the last sum. Without this flag a layer may round what gate and up take (x) and
      * what down takes, where that is faster: to int8 in units of 32 columns, with an f32 scale each (most quantised
      * formats: ||out - exact|| / ||exact|| <= 1.25e-2 for activations without heavy tails), or to bf16 (bf16 weights:
-     * 4e-3), or for many tokens these and the weights of quantised formats to bf16 (5e-3). Routing, activation functions, sums and scales are the same. docs/numerics.md has the bounds;
-     * moe_layer_info says what became of the layer. Creation fails where a backend cannot do without rounding. */
+     * 4e-3), for many tokens along with the weights of quantised formats (5e-3). Routing, activation functions, sums
+     * and scales are the same. docs/numerics.md has the bounds; moe_layer_info says what became of the layer. Creation
+     * fails where a backend cannot do without rounding. */
     MOE_LAYER_EXACT = 8
 };
 struct moe_layer_params {

@@ -4,8 +4,7 @@
 
 #include "cpu/experts_cpu.h"
 
-/* Tokens of a matrix, on average, from which on unpacking weights to bf16 costs less than products of int8 cost more.
- * */
+/* Tokens of a matrix, on average, from which on tiles of bf16 gain more than it costs to unpack the weights. */
 enum { MANY_TOKENS = 12 };
 
 /* What the backend keeps of a layer. */

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 // linear_bf16 on AMX of the format that linear_q8_tmpl_avx512vnni.h is for, which ends with this: its groups become
-// bf16, rounded once; denormals become 0, as the tiles' products take them anyway. One parameter more, which may be
-// left out: VALUES 16, where the last 4 bits of q tell the value apart; then a unit's values are looked up in a table
-// of them. A file of this kind is compiled without bf16; only these functions, which run on the level amx, have it.
+// bf16, rounded once; denormals become 0, as tiles take them anyway. VALUES 16: the last 4 bits of q tell a value,
+// looked up in a table of a unit's. Compiled without bf16; only these functions, which the level amx runs, have it.
 #include "cpu/x86/linear_bf16_amx.h"
 
 #ifndef VALUES
@@ -35,11 +34,11 @@ static inline __m512i whole_units(const struct q8_group *group, size_t i)
 /* With a table: its places, those of second halves 16 further. Otherwise signed numbers. */
 static inline __m512i codes_of(__m512i q)
 {
-    if (VALUES == 16 && (KIND & Q8_HALVES))
+    if (VALUES == 16 && (KIND & Q8_HALVES) != 0)
         return _mm512_ternarylogic_epi64(q, _mm512_set1_epi8(15), _mm512_setr_epi64(0, 0, 0x1010101010101010,
                                          0x1010101010101010, 0, 0, 0x1010101010101010, 0x1010101010101010), 0xea);
     if (VALUES == 16)
-        return OFFSET == 128 && (KIND & Q8_BIASED) ? _mm512_and_si512(q, _mm512_set1_epi8(15)) : q;
+        return OFFSET == 128 && (KIND & Q8_BIASED) != 0 ? _mm512_and_si512(q, _mm512_set1_epi8(15)) : q;
     if (!(KIND & Q8_BIASED))
         return q;
     return OFFSET == 128 ? _mm512_xor_si512(q, _mm512_set1_epi8(-128)) : _mm512_sub_epi8(q, _mm512_set1_epi8(OFFSET));
