@@ -53,7 +53,8 @@ typedef void moe_linear_scaled_fn(const struct moe_linear_scaled_args *args);
  * minima then acc = fma(minimum, x's scaled sum of the unit, acc); a format with scales for 16 columns does this for
  * each half in turn. y = 0, then y = y + lane 0, y = y + lane 1, ... of each segment in turn.
  *
- * linear_bf16: products of two bf16 values; the order is the level's own, the same for any rows and num_tokens. */
+ * linear_bf16: products of two bf16 values; the order is the level's own, the same for any rows and num_tokens. Weights
+ * of other formats become bf16, each value rounded once. A level may have both for a format: round_cpu.c chooses. */
 enum { MOE_Q8_UNIT = 32, MOE_Q8_LANES = 8, MOE_Q8_GROUP = 256, MOE_Q8_SEGMENT = 2048, MOE_ROUNDED_SCRATCH = 448 << 10 };
 struct moe_linear_rounded_args {
     float *y;
