@@ -50,7 +50,8 @@ __attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned ch
         for (size_t k = 0; k < 4; k++)
             sums[k] = _mm512_xor_si512(sums[k], _mm512_loadu_si512(data + i + 64 * k));
     uint64_t words[8], total = 0;
-    _mm512_storeu_si512(words, _mm512_xor_si512(_mm512_xor_si512(sums[0], sums[1]), _mm512_xor_si512(sums[2], sums[3])));
+    sums[0] = _mm512_xor_si512(_mm512_xor_si512(sums[0], sums[1]), _mm512_xor_si512(sums[2], sums[3]));
+    _mm512_storeu_si512(words, sums[0]);
     for (size_t k = 0; k < 8; k++)
         total ^= words[k];
     return total;
