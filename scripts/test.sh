@@ -28,9 +28,9 @@ END
 # code.
 long='_loss$'
 
-# The tests that run threads; ThreadSanitizer says nothing about the others. Left out: layer/layer and forward/forward,
-# which take minutes over all formats and run no phase that these do not.
-threaded='^cpu/|^forward/forward_|^layer/(layer_|zoo)|^examples/(layer|bard_greedy)$'
+# The tests that run threads; ThreadSanitizer says nothing about the others. Left out, for they take minutes and run no
+# phase that these do not: layer/layer, layer_axes, layer_rounded and forward/forward.
+threaded='^cpu/|^forward/forward_|^layer/(layer_(bits|create|errors|halves|io|levels|promises)|zoo)|^examples/(layer|bard_greedy)$'
 
 suites=(release asan tsan arm)
 case ${1-} in
