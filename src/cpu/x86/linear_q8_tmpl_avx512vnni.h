@@ -19,8 +19,8 @@ enum {
     GROUP_UNITS = MOE_Q8_GROUP / MOE_Q8_UNIT,
     HALF = MOE_Q8_UNIT / 2,
     DIRECT_TOKENS = 6,       /* up to here a row's dot products cost less than its share of a panel */
-    NEAR = 512,              /* bytes ahead of a row's products that are fetched to the first cache */
-    FAR = 4096,              /* to the second: a page, so that its address is looked up early */
+    NEAR = 1024,              /* bytes ahead of a row's products that are fetched to the first cache */
+    FAR = 8192,              /* to the second: a page, so that its address is looked up early */
     DIRECT_COLS = 16384      /* up to which activations are copied for it */
 };
 
