@@ -5,7 +5,7 @@
 
 enum {
     SCALE_PAIRS = 8,         /* pairs of an item */
-    MAX_ROWS = 128,          /* rows of an item; large where many tokens share them */
+    MAX_ROWS = 256,          /* rows of an item; large where many tokens share them */
     MIN_ROWS = 8,
     ITEMS_PER_LANE = 4       /* at least, so that lanes end at about the same time */
 };
