@@ -30,7 +30,8 @@ long='_loss$'
 
 # The tests that run threads; ThreadSanitizer says nothing about the others. Left out, for they take minutes and run no
 # phase that these do not: layer/layer, layer_axes, layer_rounded and forward/forward.
-threaded='^cpu/|^forward/forward_|^layer/(layer_(bits|create|errors|halves|io|levels|promises)|zoo)|^examples/(layer|bard_greedy)$'
+threaded='^cpu/|^forward/forward_|^layer/(layer_(bits|create|errors|halves|io|levels|promises)|zoo)'
+threaded+='|^examples/(layer|bard_greedy)$'
 
 suites=(release asan tsan arm)
 case ${1-} in
