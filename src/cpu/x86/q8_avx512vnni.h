@@ -2,7 +2,7 @@
 // linear_q8 on AVX-512 with VNNI: what all formats share. A format unpacks a group, 256 columns of a row, to unsigned
 // bytes and f32 scales (unpack_avx512vnni.h); what is multiplied is the format's business no more.
 //
-// One or two tokens: the dot products of a row at a time, units along lanes, weights in registers
+// Up to six tokens: the dot products of a row at a time, units along lanes, weights in registers
 // (linear_q8_tmpl_avx512vnni.h). More: panels of 16 rows, rows along lanes, which all tokens share
 // (q8_panel_avx512vnni.c).
 #ifndef MOE_Q8_AVX512VNNI_H
@@ -23,11 +23,13 @@ enum {
     Q8_UNIT_BYTES = Q8_ROWS * MOE_Q8_UNIT
 };
 
-/* How values of a format are made up: q counts from 128; a scale for 16 columns; a minimum is added. */
+/* How values of a format are made up: q counts from the format's OFFSET, in panels from 128; a scale for 16 columns; a
+ * minimum is added. */
 enum { Q8_BIASED = 1, Q8_HALVES = 2, Q8_MINIMA = 4 };
 
-/* 256 columns of a row; unit u of 8 has the bytes 32 u.. . A value is scale * q, or with Q8_BIASED scale * (q - 128),
- * plus the minimum. [0] is for the unit, or its first 16 columns, [1] for its other 16. */
+/* 256 columns of a row, in the order of columns or of slots (linear_q8_tmpl_avx512vnni.h). A value is scale * q, or
+ * with Q8_BIASED scale * (q - OFFSET), plus the minimum. [0] is for the unit, or its first 16 columns, [1] for its
+ * other 16. */
 struct q8_group {
     __m512i q[4];
     __m256 scale[2], minimum[2];

@@ -86,12 +86,6 @@ static inline __m512i high_nibbles(__m512i in)
     return _mm512_and_si512(_mm512_srli_epi16(in, 4), _mm512_set1_epi8(0x0f));
 }
 
-/* What 64 codes below 16 stand for, plus 128. */
-static inline __m512i look_up64(const uint8_t table[16], __m512i codes)
-{
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(load16(table)), codes);
-}
-
 /* The 8 scales and 8 minima of Q4_K and Q5_K, 6 bits each in 12 bytes, times d and dmin, which lie before them. */
 static inline void scales_of_k(struct q8_group *out, const unsigned char *in)
 {
