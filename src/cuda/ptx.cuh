@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+// Every instruction that CUDA C has no name for, once. Registers of matrices are as in the PTX manual's section on
+// mma.m16n8k16: lane = 4 * g + t holds rows g and g + 8 of A and D, column g of B, columns 2 t and 2 t + 1 of D.
+#ifndef MOE_CUDA_PTX_CUH
+#define MOE_CUDA_PTX_CUH
+
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#define MOE_DEVICE static __device__ __forceinline__
+
+/* ---- tensor cores ---- */
+
+/* d += a b: a 16 x 16 (a0: row g, k 2 t, +1; a1: row g + 8; a2, a3: likewise, k 2 t + 8, +9), b 16 x 8 (b0: k 2 t, +1;
+ * b1: k 2 t + 8, +9), both bf16, d f32. */
+MOE_DEVICE void moe_mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---- asynchronous copies from global to shared memory ---- */
+
+MOE_DEVICE uint32_t moe_shared_address(const void *shared)
+{
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+/* 16 bytes, both addresses multiples of 16; of the source only `bytes` (0..16) are read, the rest becomes 0. */
+MOE_DEVICE void moe_copy_async_16(void *shared, const void *global, uint32_t bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(moe_shared_address(shared)), "l"(global),
+                 "r"(bytes)
+                 : "memory");
+}
+
+/* The copies since the last commit become a group; then wait until at most `pending` groups of this thread are under
+ * way. Other threads see the data after a barrier. */
+MOE_DEVICE void moe_copy_async_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int pending> MOE_DEVICE void moe_copy_async_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+/* ---- bits ---- */
+
+/* Each bit by the table of three inputs: table = f(0xf0, 0xcc, 0xaa). */
+template <int table> MOE_DEVICE uint32_t moe_lop3(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(c), "n"(table));
+    return d;
+}
+
+/* (a & mask) | constant */
+MOE_DEVICE uint32_t moe_mask_or(uint32_t a, uint32_t mask, uint32_t constant)
+{
+    return moe_lop3<(0xf0 & 0xcc) | 0xaa>(a, mask, constant);
+}
+
+/* ---- pairs of bf16, the first in the low half ---- */
+
+MOE_DEVICE uint32_t moe_bf16x2(float low, float high)
+{
+    uint32_t d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+
+/* a * b + c, rounded once */
+MOE_DEVICE uint32_t moe_bf16x2_fma(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+MOE_DEVICE uint32_t moe_bf16x2_add(uint32_t a, uint32_t b)
+{
+    return moe_bf16x2_fma(a, 0x3f803f80u, b);
+}
+
+MOE_DEVICE uint32_t moe_bf16x2_mul(uint32_t a, uint32_t b)
+{
+    return moe_bf16x2_fma(a, b, 0x80008000u);
+}
+
+/* The value counts as used: a load for the sake of the cache stays. */
+MOE_DEVICE void moe_keep(int32_t value)
+{
+    asm volatile("" ::"r"(value));
+}
+
+/* ---- barriers of a part of a block; 0 is __syncthreads' ---- */
+
+MOE_DEVICE void moe_barrier(int id, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/* ---- dependent launches: before sm_90 kernels in a stream do not overlap, and both are nothing ---- */
+
+/* Wait until the kernels before this one are done and what they wrote can be seen. */
+MOE_DEVICE void moe_wait_for_previous(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* The next kernel may start, as far as this block is concerned; it sees nothing of this one before its own wait. */
+MOE_DEVICE void moe_let_next_start(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#endif

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+// Both ends of a product, whatever its kernel: the row of x that a pair reads, and where a result goes.
+#ifndef MOE_CUDA_RESULT_CUH
+#define MOE_CUDA_RESULT_CUH
+
+#include "cuda/act.cuh"
+#include "cuda/order.cuh"
+
+/* The row of x that a place reads. */
+MOE_DEVICE const uint16_t *moe_result_x(const struct moe_cuda_product &p, uint32_t place)
+{
+    size_t row = p.x_divisor > 0 ? (uint32_t)__ldg(&p.pairs.sorted[place]) / p.x_divisor : place;
+    return p.x + row * p.x_stride;
+}
+
+/* Row `row` of the results of a place: low is the sum of gate's row and high of up's, or low of the only matrix. */
+MOE_DEVICE void moe_result_store(const struct moe_cuda_product &p, uint32_t expert, size_t place, uint32_t row, float low,
+                                 float high)
+{
+    const size_t bias = (size_t)expert * p.up.rows + row;
+    if (p.gated) {
+        float gate = p.gate.bias != NULL ? low + p.gate.bias[bias] : low;
+        float up = p.up.bias != NULL ? high + p.up.bias[bias] : high;
+        moe_order_store(p.h + place * p.h_stride, row, p.h_order, moe_act_glu(p.act, gate, up, true));
+        return;
+    }
+    low = p.up.bias != NULL ? low + p.up.bias[bias] : low;
+    if (p.activated)
+        moe_order_store(p.h + place * p.h_stride, row, p.h_order, moe_act_glu(p.act, low, 0.0f, false));
+    else
+        p.y[place * p.y_stride + row] = low;
+}
+
+#endif

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT
+// A product for few tokens a matrix: every weight is read once and used at once. Bound by memory: what a multiprocessor
+// has under way (warps * stages units, 36 to 128 KB) covers the latency, everything else has to fit beside it: at 4.4
+// TB/s over 132 multiprocessors a warp instruction has room for 10 bytes of weights.
+//
+// An item is one tile of rows of one matrix, for all of its tokens; blocks get runs of neighbouring items, so that the
+// tokens of a matrix stay in the first cache. `split` warps share an item: warp w takes the accumulators w, w + split,
+// ... (call.h), each of which is a chain of units; partial sums meet in shared memory, in ascending order. Each warp
+// streams its units through a ring of its own, and never waits for another but at the end of an item.
+#ifndef MOE_CUDA_SMALL_CUH
+#define MOE_CUDA_SMALL_CUH
+
+#include "cuda/launch.cuh"
+#include "cuda/result.cuh"
+#include "cuda/unit.cuh"
+
+struct moe_small_params {
+    struct moe_cuda_product product;
+    uint32_t split;
+};
+
+/* The shapes of one kernel. */
+template <class Weights_, int tiles_, int columns_, int warps_, int stages_> struct moe_small_shape {
+    typedef Weights_ Weights;
+    static constexpr int tiles = tiles_;        /* of 16 rows in an item */
+    static constexpr int columns = columns_;    /* of 8 tokens that share a pass over the weights */
+    static constexpr int warps = warps_, stages = stages_;    /* warps: at most, blocks may have fewer */
+    static constexpr int buffers = 2;    /* of partial sums: warps go on while the last item's are added up */
+    static constexpr size_t unit_bytes = tiles * MOE_TILE_ROWS * Weights::pitch;
+    static constexpr size_t ring_bytes = stages * unit_bytes;
+    static constexpr size_t table_bytes =
+        Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
+    static constexpr size_t warp_bytes = ring_bytes + table_bytes;
+    static constexpr size_t part_bytes = 32 * tiles * columns * sizeof(float4);    /* sums of an accumulator */
+
+    /* parts: of all groups of warps that share items */
+    static constexpr size_t shared_bytes(uint32_t num_warps, uint32_t parts)
+    {
+        return num_warps * warp_bytes + parts * buffers * part_bytes;
+    }
+};
+
+/* What does not change during a call of the kernel. */
+struct moe_small_run {
+    uint32_t row_tiles, rows_of_item, segments, accumulators;
+    uint32_t part, split;             /* this warp's accumulators: part, part + split, ... */
+};
+
+/* Where a warp is in its run of items, and what it needs to know of the item. */
+template <class Shape> struct moe_small_place {
+    uint32_t items;                   /* left, the present one among them */
+    uint32_t active, row_tile;        /* of the present item */
+    uint32_t first_token;             /* of the matrix' tokens, those of the present round */
+    uint32_t accumulator, segment;
+    uint32_t start, num_tokens;       /* places of the matrix */
+    struct moe_unit_rows rows;
+
+    __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_small_run &run)
+    {
+        first_token = 0;
+        accumulator = segment = run.part;
+        if (items == 0)
+            return;
+        rows.expert = (uint32_t)__ldg(&p.pairs.active[active]);
+        start = (uint32_t)__ldg(&p.pairs.starts[active]);
+        num_tokens = (uint32_t)__ldg(&p.pairs.starts[active + 1]) - start;
+        rows.low_row = row_tile * run.rows_of_item;
+        rows.high_row = p.gated ? rows.low_row : rows.low_row + 8 * Shape::tiles;
+        rows.low_left = p.up.rows - rows.low_row;
+        rows.high_left = rows.high_row < p.up.rows ? p.up.rows - rows.high_row : 0;
+        rows.low_stack = p.gated ? &p.gate : &p.up;
+        rows.high_stack = &p.up;
+        rows.low = moe_plane_row(p.gated ? p.gate.values : p.up.values, rows.expert, rows.low_row);
+        rows.high = moe_plane_row(p.up.values, rows.expert, rows.high_row);
+        rows.low_stride = p.gated ? p.gate.values.stride : p.up.values.stride;
+        rows.high_stride = p.up.values.stride;
+        rows.pitch = Shape::Weights::pitch;
+    }
+
+    /* The next tile of rows: of the same matrix, nearly always. */
+    __device__ __forceinline__ void next_item(const struct moe_cuda_product &p, const struct moe_small_run &run)
+    {
+        items--;
+        if (++row_tile == run.row_tiles) {
+            row_tile = 0;
+            active++;
+            enter(p, run);
+            return;
+        }
+        first_token = 0;
+        rows.low_row += run.rows_of_item;
+        rows.high_row += run.rows_of_item;
+        rows.low_left -= run.rows_of_item;
+        rows.high_left = rows.high_row < p.up.rows ? p.up.rows - rows.high_row : 0;
+        rows.low += run.rows_of_item * rows.low_stride;
+        rows.high += run.rows_of_item * rows.high_stride;
+    }
+
+    /* To the next unit of this warp. True: that was the last one of an accumulator. */
+    __device__ __forceinline__ bool advance(const struct moe_cuda_product &p, const struct moe_small_run &run)
+    {
+        segment += MOE_ACCUMULATORS;
+        if (segment < run.segments)
+            return false;
+        accumulator += run.split;
+        segment = accumulator;
+        if (accumulator < run.accumulators)
+            return true;
+        accumulator = segment = run.part;
+        first_token += 8 * Shape::columns;
+        if (first_token >= num_tokens)
+            next_item(p, run);
+        return true;
+    }
+};
+
+template <class Shape>
+MOE_DEVICE void moe_small_copy(unsigned char *stage, const struct moe_small_place<Shape> &place, uint32_t row_bytes,
+                               typename Shape::Weights::side *side, int lane)
+{
+    typedef typename Shape::Weights Weights;
+    if (place.items > 0) {
+        moe_unit_copy<Weights, Shape::tiles>(stage, place.rows, place.segment, row_bytes, lane);
+        Weights::template fetch<Shape::tiles>(side, place.rows, place.segment, lane);
+    }
+    moe_copy_async_commit();
+}
+
+/* Sums of accumulator j as the warps leave them in shared memory: parts[(j * columns * tiles + n * tiles + m) * 32 +
+ * lane], a lane's four of tile m and column tile n. */
+template <class Shape>
+MOE_DEVICE float moe_small_sum(const float4 *parts, uint32_t accumulators, uint32_t m, uint32_t row, uint32_t n)
+{
+    constexpr uint32_t pitch = Shape::columns * Shape::tiles * 32 * 4;
+    uint32_t lane = row % 8 * 4 + n % 8 / 2, i = row / 8 * 2 + n % 2;
+    const float *at = (const float *)(parts + (n / 8 * Shape::tiles + m) * 32 + lane) + i;
+    float sum = at[0];
+    for (uint32_t j = 1; j < accumulators; j++)
+        sum += at[j * pitch];
+    return sum;
+}
+
+/* Add up what the warps that share an item have left in parts, and store it: a thread for each result, `index` of
+ * `threads`. */
+template <class Shape>
+MOE_DEVICE void moe_small_finish(const struct moe_cuda_product &p, const struct moe_small_place<Shape> &place,
+                                 const float4 *parts, uint32_t accumulators, uint32_t index, uint32_t threads)
+{
+    const uint32_t rows = Shape::tiles * (p.gated ? 8 : 16), left = place.num_tokens - place.first_token;
+    const uint32_t results = rows * (left < 8 * Shape::columns ? left : 8 * Shape::columns);
+    for (; index < results; index += threads) {
+        uint32_t n = index / rows, r = index % rows;
+        float low, high = 0.0f;
+        if (p.gated) {
+            low = moe_small_sum<Shape>(parts, accumulators, r / 8, r % 8, n);
+            high = moe_small_sum<Shape>(parts, accumulators, r / 8, r % 8 + 8, n);
+        } else {    /* the rows of high lie behind all those of low */
+            uint32_t m = r % (8 * Shape::tiles) / 8, high_half = r / (8 * Shape::tiles);
+            low = moe_small_sum<Shape>(parts, accumulators, m, r % 8 + 8 * high_half, n);
+        }
+        uint32_t row = place.rows.low_row + r;
+        if (row < p.up.rows)
+            moe_result_store(p, place.rows.expert, place.start + place.first_token + n, row, low, high);
+    }
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const __grid_constant__ moe_small_params params)
+{
+    typedef typename Shape::Weights Weights;
+    constexpr int tiles = Shape::tiles, columns = Shape::columns, stages = Shape::stages, sums = tiles * columns;
+    const struct moe_cuda_product &p = params.product;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const uint32_t split = params.split, group = warp / split, groups = blockDim.x / 32 / split;
+    unsigned char *ring = moe_dynamic_shared() + warp * Shape::warp_bytes;
+    float2 *table = (float2 *)(ring + Shape::ring_bytes);
+
+    struct moe_small_run run;
+    run.part = warp % split;
+    run.split = split;
+    run.rows_of_item = tiles * (p.gated ? 8 : 16);
+    run.row_tiles = (p.up.rows + run.rows_of_item - 1) / run.rows_of_item;
+    run.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
+    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : MOE_ACCUMULATORS;
+    float4 *parts = (float4 *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes) +
+                    group * Shape::buffers * run.accumulators * 32 * sums;
+    const uint32_t row_bytes = (p.up.cols / MOE_SEGMENT) * Weights::segment_bytes +
+                               (p.up.cols % MOE_SEGMENT) * Weights::segment_bytes / MOE_SEGMENT;
+    moe_let_next_start();
+    if (group >= groups)
+        return;
+    moe_wait_for_previous();
+
+    struct moe_small_place<Shape> ahead, here;
+    {
+        /* The lists of a few matrices come into the first cache at once. */
+        uint32_t near = lane < p.pairs.num_matrices ? lane : 0;
+        int32_t fetched = __ldg(&p.pairs.active[near]) ^ __ldg(&p.pairs.starts[near]);
+        uint64_t items = (uint64_t)__ldg(p.pairs.num_active) * run.row_tiles;
+        uint64_t index = blockIdx.x * groups + group, runs = gridDim.x * groups, first = items * index / runs;
+        here.items = (uint32_t)(items * (index + 1) / runs - first);
+        here.active = (uint32_t)(first / run.row_tiles);
+        here.row_tile = (uint32_t)(first % run.row_tiles);
+        here.enter(p, run);
+        ahead = here;
+        moe_keep(fetched);
+    }
+    typename Weights::side sides[stages];
+#pragma unroll
+    for (int s = 0; s < stages; s++) {
+        moe_small_copy<Shape>(ring + s * Shape::unit_bytes, ahead, row_bytes, &sides[s], lane);
+        if (ahead.items > 0)
+            ahead.advance(p, run);
+    }
+
+    float acc[columns][tiles][4] = {};
+    struct moe_unit_tokens tokens;    /* of the first column tile, in one segment */
+    const uint4 *x[columns];
+    uint32_t round = 0, place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
+    int column_tiles = 0;
+    bool begins = true;    /* an item, or a round of its tokens */
+    while (here.items > 0) {
+#pragma unroll
+        for (int s = 0; s < stages; s++) {
+            if (here.items == 0)
+                break;
+            unsigned char *unit = ring + s * Shape::unit_bytes;
+            if (begins) {
+                uint32_t left = here.num_tokens - here.first_token, first = here.start + here.first_token;
+                column_tiles = left > 8 * (columns - 1) ? columns : (int)((left + 7) / 8);
+                if (first != place_of_x) {
+                    place_of_x = first;
+                    loaded = UINT32_MAX;
+#pragma unroll
+                    for (int n = 0; n < columns; n++) {
+                        uint32_t token = 8 * n + g;
+                        x[n] = (const uint4 *)moe_result_x(p, first + (token < left ? token : 0)) + t;
+                    }
+                }
+                begins = false;
+            }
+            if (here.segment != loaded)
+                moe_unit_load_tokens(&tokens, x[0] + here.segment * (MOE_SEGMENT / 8));
+            loaded = here.segment;
+            moe_copy_async_wait<stages - 1>();
+            __syncwarp();
+            here.rows.origin = here.segment * Weights::segment_bytes;
+            const unsigned char *low[tiles], *high[tiles];
+#pragma unroll
+            for (int m = 0; m < tiles; m++) {
+                low[m] = moe_unit_begin<Weights, tiles>(unit, here.rows, here.segment, 16 * m + g);
+                high[m] = moe_unit_begin<Weights, tiles>(unit, here.rows, here.segment, 16 * m + g + 8);
+            }
+            if (Shape::table_bytes > 0) {
+                Weights::template scales<tiles>(table, unit, sides[s], here.rows, here.segment, lane);
+                __syncwarp();
+            }
+            uint32_t cols_left = p.up.cols - here.segment * MOE_SEGMENT;
+            uint32_t steps = cols_left < MOE_SEGMENT ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
+                                                     : (uint32_t)MOE_SEGMENT_STEPS;
+            moe_unit_multiply<Weights, tiles>(acc[0], low, high, table, tokens, steps, lane);
+#pragma unroll
+            for (int n = 1; n < columns; n++)
+                if (n < column_tiles) {
+                    moe_unit_load_tokens(&tokens, x[n] + here.segment * (MOE_SEGMENT / 8));
+                    loaded = UINT32_MAX;
+                    moe_unit_multiply<Weights, tiles>(acc[n], low, high, table, tokens, steps, lane);
+                }
+            __syncwarp();
+            moe_small_copy<Shape>(unit, ahead, row_bytes, &sides[s], lane);
+            if (ahead.items > 0)
+                ahead.advance(p, run);
+
+            const struct moe_small_place<Shape> now = here;
+            if (!here.advance(p, run))
+                continue;
+            float4 *kept = parts + round % Shape::buffers * run.accumulators * 32 * sums;
+#pragma unroll
+            for (int i = 0; i < sums; i++) {
+                float *sum = &acc[0][0][0] + 4 * i;
+                kept[(now.accumulator * sums + i) * 32 + lane] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+                sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
+            }
+            if (here.items == now.items && here.first_token == now.first_token)
+                continue;
+            begins = true;
+            if (split > 1)
+                moe_barrier(1 + group, 32 * split);
+            else
+                __syncwarp();
+            moe_small_finish<Shape>(p, now, kept, run.accumulators, (run.part + round) % split * 32 + lane, 32 * split);
+            round++;
+        }
+    }
+}
+
+#endif

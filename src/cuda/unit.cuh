@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT
+// A unit: 16 rows of weights (or twice that) and one segment of 256 columns, as a warp copies it into shared memory and
+// multiplies it with tokens. What a format adds to this is a struct, struct moe_weights_<name> of weights_<name>.cuh:
+//
+//     segment_bytes    bytes of 256 columns of a row
+//     pitch            bytes from row to row of a unit in shared memory: a multiple of 16, at least segment_bytes (+ 31
+//                      if not aligned), such that the lanes of a load meet no bank twice
+//     aligned          rows of a segment begin at multiples of 16 bytes; false: anywhere, and load gets such addresses
+//     order            enum moe_cuda_order of the activations
+//     group            columns that share a scale: 16, 32, or MOE_SEGMENT for no scales
+//     offset           the values of a group also have a term of their own, beside scale * code
+//     struct side      what a lane needs of scales that lie apart from the values; empty for blocks that hold their own
+//     fetch(...)       begin to load it, when the copy of the unit begins
+//     scales(...)      fill table[group of the segment][row of the unit] = (scale, term), all lanes of a warp together:
+//                      sum over c of w[c] x[c] = scale * sum of code[c] x[c] + term * sum of x[c]
+//     load(...)        the codes of rows g and g + 8 in columns 32 q .. 32 q + 31 as operands of two steps
+#ifndef MOE_CUDA_UNIT_CUH
+#define MOE_CUDA_UNIT_CUH
+
+#include "cuda/call.h"
+#include "cuda/ptx.cuh"
+
+enum { MOE_TILE_ROWS = 16, MOE_TILE_TOKENS = 8, MOE_STEP_COLS = 32, MOE_SEGMENT_STEPS = MOE_SEGMENT / MOE_STEP_COLS };
+
+/* Where the rows of a unit come from: rows 0 .. 7 of a tile are rows of low, rows 8 .. 15 of high (gate and up, or the
+ * same matrix further down). */
+struct moe_unit_rows {
+    const struct moe_cuda_stack *low_stack, *high_stack;
+    const unsigned char *low, *high;      /* the first row of the unit, its column 0 */
+    size_t low_stride, high_stride;
+    uint32_t expert;
+    uint32_t low_row, high_row;           /* index of the first row in the matrix */
+    uint32_t low_left, high_left;         /* rows that there are from there on */
+    uint32_t pitch, origin;               /* of the copy in shared memory: from row to row; its first byte of a row */
+};
+
+MOE_DEVICE const unsigned char *moe_plane_row(const struct moe_cuda_plane &plane, uint32_t expert, size_t row)
+{
+    const unsigned char *base =
+        plane.bases != NULL ? plane.bases[expert] : plane.data + (size_t)expert * plane.expert_stride;
+    return base + row * plane.stride;
+}
+
+/* Row i of a unit: 8 rows of low and 8 of high in each tile. NULL: there is no such row. */
+template <int tiles> MOE_DEVICE const unsigned char *moe_unit_row(const struct moe_unit_rows &rows, uint32_t i)
+{
+    uint32_t r = i / 16 * 8 + i % 8;
+    if (i % 16 < 8)
+        return r < rows.low_left ? rows.low + r * rows.low_stride : NULL;
+    return r < rows.high_left ? rows.high + r * rows.high_stride : NULL;
+}
+
+/* One row: eight lanes, 16 bytes each. `bytes` from `from` on are copied, the rest of the segment becomes zeros. */
+template <class Weights>
+MOE_DEVICE void moe_unit_copy_row(unsigned char *to, const unsigned char *from, uint32_t bytes, int lane)
+{
+    constexpr uint32_t chunks = (Weights::segment_bytes + (Weights::aligned ? 0 : 15) + 15) / 16;
+    uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)from & 15), end = skew + bytes;
+#pragma unroll
+    for (uint32_t chunk = 0; chunk < chunks; chunk += 8) {
+        uint32_t at = 16 * (chunk + lane % 8);
+        if (chunk + 8 > chunks && chunk + lane % 8 >= chunks)
+            break;
+        uint32_t valid = at < end ? (end - at < 16 ? end - at : 16) : 0;
+        moe_copy_async_16(to + at, from - skew + (valid > 0 ? at : 0), valid);
+    }
+}
+
+/* Begin to copy columns `segment` of the rows into shared memory: eight lanes a row, 16 bytes each, four rows at a time.
+ * What lies behind the last column, and rows that do not exist, become zeros. Commits nothing. */
+template <class Weights, int tiles>
+MOE_DEVICE void moe_unit_copy(unsigned char *unit, const struct moe_unit_rows &rows, uint32_t segment,
+                              uint32_t row_bytes, int lane)
+{
+    uint32_t begin = segment * Weights::segment_bytes, left = row_bytes - begin;
+    bool whole = left >= Weights::segment_bytes && rows.low_left >= 8 * tiles && rows.high_left >= 8 * tiles;
+    if (whole) {    /* nearly always: addresses advance by constants */
+        const unsigned char *low = rows.low + (lane / 8) * rows.low_stride + begin;
+        const unsigned char *high = rows.high + (lane / 8) * rows.high_stride + begin;
+        unsigned char *to = unit + lane / 8 * Weights::pitch;
+#pragma unroll
+        for (int i = 0; i < 2 * tiles; i++) {
+            unsigned char *at = to + (i / 2 * 16 + i % 2 * 4) * Weights::pitch;
+            moe_unit_copy_row<Weights>(at, low, Weights::segment_bytes, lane);
+            moe_unit_copy_row<Weights>(at + 8 * Weights::pitch, high, Weights::segment_bytes, lane);
+            low += 4 * rows.low_stride;
+            high += 4 * rows.high_stride;
+        }
+        return;
+    }
+    uint32_t bytes = left < Weights::segment_bytes ? left : Weights::segment_bytes;
+    for (uint32_t i = lane / 8; i < tiles * MOE_TILE_ROWS; i += 4) {
+        const unsigned char *row = moe_unit_row<tiles>(rows, i);
+        moe_unit_copy_row<Weights>(unit + i * Weights::pitch, row != NULL ? row + begin : rows.low,
+                                   row != NULL ? bytes : 0, lane);
+    }
+}
+
+/* Where columns `segment` of row i begin in shared memory. Rows of formats that are not aligned keep their place within
+ * 16 bytes. */
+template <class Weights, int tiles>
+MOE_DEVICE const unsigned char *moe_unit_begin(const unsigned char *unit, const struct moe_unit_rows &rows,
+                                               uint32_t segment, uint32_t i)
+{
+    const unsigned char *at = unit + i * rows.pitch + (segment * Weights::segment_bytes - rows.origin);
+    if (Weights::aligned)
+        return at;
+    const unsigned char *row = moe_unit_row<tiles>(rows, i);
+    return row != NULL ? at + (uint32_t)((uintptr_t)(row + rows.origin) & 15) : at;
+}
+
+/* The 8 values of a lane in each step of a segment: token g's, at x + t, where x is its row. */
+struct moe_unit_tokens {
+    uint4 step[MOE_SEGMENT_STEPS];
+};
+
+MOE_DEVICE void moe_unit_load_tokens(struct moe_unit_tokens *tokens, const uint4 *x)
+{
+#pragma unroll
+    for (int q = 0; q < MOE_SEGMENT_STEPS; q++)
+        tokens->step[q] = x[4 * q];
+}
+
+/* Sums of x over the columns of a group, for formats whose values have a term of their own; otherwise nothing. */
+template <class Weights> MOE_DEVICE void moe_unit_sums(float sums[2][4], const uint4 &b)
+{
+    constexpr uint32_t one = 0x3f803f80u;
+    const uint32_t ones[4] = {one, one, one, one};
+    if (!Weights::offset)
+        return;
+    moe_mma_bf16(sums[0], ones, b.x, b.y);
+    moe_mma_bf16(sums[Weights::group == 16], ones, b.z, b.w);
+}
+
+/* acc += the 16 rows of a, in step q of 32 columns, times 8 tokens. scales: the table's (scale, term) of row g of the
+ * tile in the step's first group; a group further is `pitch` further. */
+template <class Weights>
+MOE_DEVICE void moe_unit_add(float acc[4], const uint32_t a[8], const uint4 &b, const float (&sums)[2][4],
+                             const float2 *scales, uint32_t pitch)
+{
+    constexpr int halves = Weights::group == 16 ? 2 : 1;
+    if (Weights::group >= MOE_SEGMENT) {
+        moe_mma_bf16(acc, a, b.x, b.y);
+        moe_mma_bf16(acc, a + 4, b.z, b.w);
+        return;
+    }
+    float products[2][4] = {};
+    moe_mma_bf16(products[0], a, b.x, b.y);
+    moe_mma_bf16(products[halves - 1], a + 4, b.z, b.w);
+#pragma unroll
+    for (int h = 0; h < halves; h++) {
+        float2 low = scales[h * pitch], high = scales[h * pitch + 8];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            acc[i] = fmaf(i < 2 ? low.x : high.x, products[h][i], acc[i]);
+            if (Weights::offset)
+                acc[i] = fmaf(i < 2 ? low.y : high.y, sums[h][i], acc[i]);
+        }
+    }
+}
+
+/* acc[tile] += unit * tokens, over `steps` steps of 32 columns. low and high: the first bytes of rows g and g + 8 of
+ * each tile. Beyond the last column both x and the unit are zeros. */
+template <class Weights, int tiles>
+MOE_DEVICE void moe_unit_multiply(float acc[tiles][4], const unsigned char *const low[tiles],
+                                  const unsigned char *const high[tiles], const float2 *table,
+                                  const struct moe_unit_tokens &x, uint32_t steps, int lane)
+{
+    constexpr uint32_t pitch = tiles * MOE_TILE_ROWS, groups = Weights::group >= 32 ? 1 : 32 / Weights::group;
+    const int g = lane / 4, t = lane % 4;
+    const bool whole = steps == MOE_SEGMENT_STEPS;
+#pragma unroll
+    for (uint32_t q = 0; q < MOE_SEGMENT_STEPS; q++) {
+        if (!whole && q >= steps)
+            break;
+        float sums[2][4] = {};
+        moe_unit_sums<Weights>(sums, x.step[q]);
+#pragma unroll
+        for (int m = 0; m < tiles; m++) {
+            uint32_t a[8];
+            Weights::load(a, low[m], high[m], q, t);
+            moe_unit_add<Weights>(acc[m], a, x.step[q], sums, table + q * groups * pitch + 16 * m + g, pitch);
+        }
+    }
+}
+
+#endif
