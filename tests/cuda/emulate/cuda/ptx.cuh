@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// Stands in for src/cuda/ptx.cuh: the same names with the same meaning, on the CPU.
+#ifndef MOE_CUDA_PTX_CUH
+#define MOE_CUDA_PTX_CUH
+
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#define MOE_DEVICE static inline
+
+/* ---- tensor cores. Sums are in double, rounded once: inside an mma the hardware has an order of its own ---- */
+
+MOE_DEVICE void moe_mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, MOE_EMULATE_SITE)
+{
+    moe_emulate_mma_bf16(d, a, b0, b1, site);
+}
+
+/* ---- asynchronous copies from global to shared memory: done by the wait ---- */
+
+MOE_DEVICE uint32_t moe_shared_address(const void *shared)
+{
+    return moe_emulate_shared_address(shared);
+}
+
+MOE_DEVICE void moe_copy_async_16(void *shared, const void *global, uint32_t bytes, MOE_EMULATE_SITE)
+{
+    moe_emulate_copy_async(shared, global, bytes, site);
+}
+
+MOE_DEVICE void moe_copy_async_commit(void)
+{
+    moe_emulate_copy_commit();
+}
+
+template <int pending> MOE_DEVICE void moe_copy_async_wait(void)
+{
+    moe_emulate_copy_wait(pending);
+}
+
+/* ---- bits ---- */
+
+template <int table> MOE_DEVICE uint32_t moe_lop3(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d = 0;
+    for (int i = 0; i < 8; i++)
+        if (table >> i & 1)
+            d |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
+    return d;
+}
+
+MOE_DEVICE uint32_t moe_mask_or(uint32_t a, uint32_t mask, uint32_t constant)
+{
+    return (a & mask) | constant;
+}
+
+/* ---- pairs of bf16, the first in the low half ---- */
+
+MOE_DEVICE uint32_t moe_bf16x2(float low, float high)
+{
+    return moe_emulate_round_bf16((double)low) | moe_emulate_round_bf16((double)high) << 16;
+}
+
+MOE_DEVICE uint32_t moe_bf16x2_fma(uint32_t a, uint32_t b, uint32_t c)
+{
+    return moe_emulate_fma_bf16(a & 0xffffu, b & 0xffffu, c & 0xffffu) |
+           moe_emulate_fma_bf16(a >> 16, b >> 16, c >> 16) << 16;
+}
+
+MOE_DEVICE uint32_t moe_bf16x2_add(uint32_t a, uint32_t b)
+{
+    return moe_bf16x2_fma(a, 0x3f803f80u, b);
+}
+
+MOE_DEVICE uint32_t moe_bf16x2_mul(uint32_t a, uint32_t b)
+{
+    return moe_bf16x2_fma(a, b, 0x80008000u);
+}
+
+/* ---- barriers of a part of a block; 0 is __syncthreads' ---- */
+
+MOE_DEVICE void moe_barrier(int id, int threads, MOE_EMULATE_SITE)
+{
+    moe_emulate_barrier(id, threads, false, "moe_barrier", site);
+}
+
+/* ---- dependent launches: kernels run one after another, and it is noted who called what ---- */
+
+MOE_DEVICE void moe_wait_for_previous(void)
+{
+    moe_emulate_wait_for_previous();
+}
+
+MOE_DEVICE void moe_let_next_start(void)
+{
+}
+
+#endif

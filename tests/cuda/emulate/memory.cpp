@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+// Device and pinned memory. Each allocation ends where a page without access begins; around it are known bytes.
+#include "runtime.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifdef MOE_EMULATE_ASAN
+#include <sanitizer/asan_interface.h>
+#define MARK_BAD(address, size) ASAN_POISON_MEMORY_REGION(address, size)
+#define MARK_GOOD(address, size) ASAN_UNPOISON_MEMORY_REGION(address, size)
+#else
+#define MARK_BAD(address, size)  ((void)0)
+#define MARK_GOOD(address, size) ((void)0)
+#endif
+
+static constexpr unsigned char EDGE = 0xed, FRESH = 0xff;
+
+static void fill_edges(const allocation &a)
+{
+    unsigned char *begin = (unsigned char *)a.mapping, *end = begin + a.mapping_size;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    memset(begin + page, EDGE, (size_t)(a.base - (begin + page)));
+    memset(a.base + a.size, EDGE, (size_t)(end - page - (a.base + a.size)));
+    MARK_BAD(begin + page, (size_t)(a.base - (begin + page)));
+    MARK_BAD(a.base + a.size, (size_t)(end - page - (a.base + a.size)));
+}
+
+void check_edges(const allocation &a)
+{
+    unsigned char *begin = (unsigned char *)a.mapping, *end = begin + a.mapping_size;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    MARK_GOOD(begin + page, a.mapping_size - 2 * page);
+    for (unsigned char *p = begin + page; p < end - page; p++) {
+        if (p == a.base)
+            p += a.size;
+        if (p < end - page && *p != EDGE)
+            moe_emulate_die("a byte %td from the start of an allocation of %zu bytes has been written", p - a.base,
+                            a.size);
+    }
+    fill_edges(a);
+}
+
+static bool allocation_fails(void)
+{
+    if (M.fail_allocation == 0)
+        return false;
+    if (M.fail_allocation > 1) {
+        M.fail_allocation--;
+        return false;
+    }
+    if (!M.fail_allocations_after)
+        M.fail_allocation = 0;
+    M.failed = true;
+    return true;
+}
+
+static size_t bytes_of_device(int device)
+{
+    size_t bytes = 0;
+    for (const auto &entry : M.allocations)
+        if (!entry.second.host && entry.second.device == device)
+            bytes += entry.second.size;
+    return bytes;
+}
+
+/* At most this much of each end is filled, as pages that are touched must exist. */
+static void fill_fresh(const allocation &a)
+{
+    const size_t most = (size_t)64 << 20;
+    size_t head = a.size < most ? a.size : most, tail = a.size - head < most ? a.size - head : most;
+    memset(a.base, FRESH, head);
+    memset(a.base + a.size - tail, FRESH, tail);
+}
+
+static cudaError_t allocate(void **pointer, size_t size, bool host)
+{
+    int device = this_thread()->device;
+    *pointer = NULL;
+    if (size == 0)
+        return cudaSuccess;
+    M.counts.allocations++;
+    if (allocation_fails() || (!host && (size > M.memory || bytes_of_device(device) > M.memory - size)))
+        return cudaErrorMemoryAllocation;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (size + 255) / 256 * 256;
+    size_t mapped = (inner + page - 1) / page * page + 2 * page;
+    void *mapping = mmap(NULL, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapping == MAP_FAILED)
+        return cudaErrorMemoryAllocation;
+    unsigned char *begin = (unsigned char *)mapping;
+    if (mprotect(begin + page, mapped - 2 * page, PROT_READ | PROT_WRITE) != 0) {
+        munmap(mapping, mapped);
+        return cudaErrorMemoryAllocation;
+    }
+    allocation a = {begin + mapped - page - inner, size, mapping, mapped, device, host};
+    fill_fresh(a);
+    fill_edges(a);
+    M.allocations[(uintptr_t)a.base] = a;
+    *pointer = a.base;
+    return cudaSuccess;
+}
+
+void unmap(const allocation &a)
+{
+    check_edges(a);
+    MARK_GOOD(a.mapping, a.mapping_size);
+    munmap(a.mapping, a.mapping_size);
+}
+
+static cudaError_t release(void *pointer, bool host)
+{
+    auto found = M.allocations.find((uintptr_t)pointer);
+    if (found == M.allocations.end() || found->second.host != host)
+        return cudaErrorInvalidValue;
+    unmap(found->second);
+    M.allocations.erase(found);
+    M.counts.frees++;
+    return cudaSuccess;
+}
+
+const allocation *allocation_of(const void *pointer)
+{
+    auto next = M.allocations.upper_bound((uintptr_t)pointer);
+    if (next == M.allocations.begin())
+        return NULL;
+    const allocation *a = &std::prev(next)->second;
+    return (uintptr_t)pointer < (uintptr_t)a->base + a->size ? a : NULL;
+}
+
+extern "C" cudaError_t cudaMalloc(void **pointer, size_t size)
+{
+    api_call call(CALL_HEALTHY | CALL_UNCAPTURED);
+    return call.status ? call.status : call.end(allocate(pointer, size, false));
+}
+
+extern "C" cudaError_t cudaHostAlloc(void **pointer, size_t size, unsigned flags)
+{
+    api_call call(CALL_HEALTHY | CALL_UNCAPTURED);
+    if (call.status || flags > 7)
+        return call.status ? call.status : call.end(cudaErrorInvalidValue);
+    return call.end(allocate(pointer, size, true));
+}
+
+extern "C" cudaError_t cudaMallocHost(void **pointer, size_t size)
+{
+    return cudaHostAlloc(pointer, size, cudaHostAllocDefault);
+}
+
+/* After an error of a kernel memory goes all the same, and the error comes back. */
+static cudaError_t free_waiting(void *pointer, bool host)
+{
+    if (!pointer)
+        return cudaSuccess;
+    api_call call(CALL_DRIVER | CALL_UNCAPTURED | CALL_SYNCHRONISES);
+    if (call.status)
+        return call.status;
+    const allocation *a = allocation_of(pointer);
+    int device = a ? a->device : this_thread()->device;
+    run_everything(host ? -1 : device);
+    cudaError_t error = release(pointer, host);
+    return error ? call.end(error) : call.end_waited(device);
+}
+
+extern "C" cudaError_t cudaFree(void *pointer)
+{
+    return free_waiting(pointer, false);
+}
+
+extern "C" cudaError_t cudaFreeHost(void *pointer)
+{
+    return free_waiting(pointer, true);
+}
+
+extern "C" cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
+{
+    api_call call(CALL_HEALTHY);
+    if (call.status)
+        return call.status;
+    *total = M.memory;
+    *free = M.memory - bytes_of_device(this_thread()->device);
+    return cudaSuccess;
+}
+
+extern "C" cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *pointer)
+{
+    api_call call(CALL_HEALTHY);
+    if (call.status)
+        return call.status;
+    const allocation *a = allocation_of(pointer);
+    *attributes = {};
+    attributes->type = !a ? cudaMemoryTypeUnregistered : a->host ? cudaMemoryTypeHost : cudaMemoryTypeDevice;
+    attributes->device = a ? a->device : -2;
+    attributes->devicePointer = a ? (void *)pointer : NULL;
+    attributes->hostPointer = a && a->host ? (void *)pointer : NULL;
+    return cudaSuccess;
+}
