@@ -286,7 +286,7 @@ MOE_EMULATE_ATOMIC(atomicAdd, old + x)
 MOE_EMULATE_ATOMIC(atomicSub, old - x)
 MOE_EMULATE_ATOMIC(atomicMin, x < old ? x : old)
 MOE_EMULATE_ATOMIC(atomicMax, x > old ? x : old)
-MOE_EMULATE_ATOMIC(atomicAnd, old & x)
+MOE_EMULATE_ATOMIC(atomicAnd, old &x)
 MOE_EMULATE_ATOMIC(atomicOr, old | x)
 MOE_EMULATE_ATOMIC(atomicXor, old ^ x)
 MOE_EMULATE_ATOMIC(atomicExch, x)
@@ -312,19 +312,19 @@ static inline void __threadfence_system(void)
 
 static inline void __syncthreads(MOE_EMULATE_SITE)
 {
-    moe_emulate_barrier(0, 0, false, "__syncthreads", site);
+    moe_emulate_barrier(0, 0, false, "__syncthreads", MOE_EMULATE_HERE);
 }
 static inline int __syncthreads_or(int predicate, MOE_EMULATE_SITE)
 {
-    return moe_emulate_barrier(0, 0, predicate != 0, "__syncthreads_or", site).any;
+    return moe_emulate_barrier(0, 0, predicate != 0, "__syncthreads_or", MOE_EMULATE_HERE).any;
 }
 static inline int __syncthreads_and(int predicate, MOE_EMULATE_SITE)
 {
-    return moe_emulate_barrier(0, 0, predicate != 0, "__syncthreads_and", site).all;
+    return moe_emulate_barrier(0, 0, predicate != 0, "__syncthreads_and", MOE_EMULATE_HERE).all;
 }
 static inline int __syncthreads_count(int predicate, MOE_EMULATE_SITE)
 {
-    return moe_emulate_barrier(0, 0, predicate != 0, "__syncthreads_count", site).count;
+    return moe_emulate_barrier(0, 0, predicate != 0, "__syncthreads_count", MOE_EMULATE_HERE).count;
 }
 static inline void __nanosleep(unsigned)
 {
@@ -339,7 +339,7 @@ static inline long long clock64(void)
 
 static inline void __syncwarp(unsigned mask = 0xffffffffu, MOE_EMULATE_SITE)
 {
-    moe_emulate_sync_warp(mask, site);
+    moe_emulate_sync_warp(mask, MOE_EMULATE_HERE);
 }
 /* No promise is made of which lanes run together: only the caller is sure. */
 static inline unsigned __activemask(void)
@@ -353,7 +353,7 @@ static inline unsigned __activemask(void)
         using U = decltype(+value);                                                                                    \
         static_assert(sizeof(U) == 4 || sizeof(U) == 8, "shuffles are of 32 or 64 bits");                              \
         uint64_t bits = moe_emulate_bits<uint64_t>((U)value);                                                          \
-        return moe_emulate_value<U>(moe_emulate_shuffle(mask, bits, mode, (int)lane, width, site));                    \
+        return moe_emulate_value<U>(moe_emulate_shuffle(mask, bits, mode, (int)lane, width, MOE_EMULATE_HERE));        \
     }
 MOE_EMULATE_SHUFFLE(__shfl_sync, MOE_SHUFFLE_INDEX, int)
 MOE_EMULATE_SHUFFLE(__shfl_up_sync, MOE_SHUFFLE_UP, unsigned)
@@ -362,21 +362,21 @@ MOE_EMULATE_SHUFFLE(__shfl_xor_sync, MOE_SHUFFLE_XOR, int)
 
 static inline unsigned __ballot_sync(unsigned mask, int predicate, MOE_EMULATE_SITE)
 {
-    return moe_emulate_ballot(mask, predicate != 0, "__ballot_sync", site);
+    return moe_emulate_ballot(mask, predicate != 0, "__ballot_sync", MOE_EMULATE_HERE);
 }
 static inline int __any_sync(unsigned mask, int predicate, MOE_EMULATE_SITE)
 {
-    return moe_emulate_ballot(mask, predicate != 0, "__any_sync", site) != 0;
+    return moe_emulate_ballot(mask, predicate != 0, "__any_sync", MOE_EMULATE_HERE) != 0;
 }
 static inline int __all_sync(unsigned mask, int predicate, MOE_EMULATE_SITE)
 {
-    return moe_emulate_ballot(mask, predicate != 0, "__all_sync", site) == mask;
+    return moe_emulate_ballot(mask, predicate != 0, "__all_sync", MOE_EMULATE_HERE) == mask;
 }
 
 #define MOE_EMULATE_REDUCE(name, type, what)                                                                           \
     static inline type name(unsigned mask, type value, MOE_EMULATE_SITE)                                               \
     {                                                                                                                  \
-        return (type)moe_emulate_reduce(mask, (uint32_t)value, what, site);                                            \
+        return (type)moe_emulate_reduce(mask, (uint32_t)value, what, MOE_EMULATE_HERE);                                \
     }
 MOE_EMULATE_REDUCE(__reduce_add_sync, unsigned, MOE_REDUCE_ADD)
 MOE_EMULATE_REDUCE(__reduce_add_sync, int, MOE_REDUCE_ADD)
@@ -390,7 +390,7 @@ MOE_EMULATE_REDUCE(__reduce_xor_sync, unsigned, MOE_REDUCE_XOR)
 
 template <class T> static inline unsigned __match_any_sync(unsigned mask, T value, MOE_EMULATE_SITE)
 {
-    return moe_emulate_match(mask, moe_emulate_bits<uint64_t>(value), site);
+    return moe_emulate_match(mask, moe_emulate_bits<uint64_t>(value), MOE_EMULATE_HERE);
 }
 
 #endif

@@ -4,89 +4,89 @@
 
 static constexpr int MAX_DEVICES = 16;
 
-#define LOCKED std::lock_guard<std::recursive_mutex> lock(M.lock)
+#define LOCKED std::lock_guard<std::recursive_mutex> lock(moe_gpu.lock)
 
 static void release_everything(void)
 {
-    for (const auto &entry : M.allocations)
+    for (const auto &entry : moe_gpu.allocations)
         unmap(entry.second);
-    for (cudaStream_t stream : M.streams)
+    for (cudaStream_t stream : moe_gpu.streams)
         delete stream;
-    for (cudaEvent_t event : M.events)
+    for (cudaEvent_t event : moe_gpu.events)
         delete event;
-    for (cudaGraph_t graph : M.graphs)
+    for (cudaGraph_t graph : moe_gpu.graphs)
         delete graph;
-    for (cudaGraphExec_t exec : M.execs)
+    for (cudaGraphExec_t exec : moe_gpu.execs)
         delete exec;
-    M.allocations.clear();
-    M.streams.clear();
-    M.events.clear();
-    M.graphs.clear();
-    M.execs.clear();
-    M.captures.clear();
-    M.threads.clear();
-    M.shared_limits.clear();
+    moe_gpu.allocations.clear();
+    moe_gpu.streams.clear();
+    moe_gpu.events.clear();
+    moe_gpu.graphs.clear();
+    moe_gpu.execs.clear();
+    moe_gpu.captures.clear();
+    moe_gpu.threads.clear();
+    moe_gpu.shared_limits.clear();
 }
 
 extern "C" size_t moe_emulate_reset(void)
 {
     LOCKED;
-    size_t alive = M.allocations.size();
+    size_t alive = moe_gpu.allocations.size();
     release_everything();
-    M.num_devices = 1;
-    M.num_multiprocessors = 4;
-    M.major = 9;
-    M.minor = 0;
-    M.old_driver = M.failed = M.fail_allocations_after = false;
-    M.defer = true;
-    M.memory = (size_t)64 << 30;
-    M.run = {MOE_EMULATE_IN_ORDER, 1};
-    M.fail_allocation = M.fail_call = M.fail_launch = 0;
+    moe_gpu.num_devices = 1;
+    moe_gpu.num_multiprocessors = 4;
+    moe_gpu.major = 9;
+    moe_gpu.minor = 0;
+    moe_gpu.old_driver = moe_gpu.failed = moe_gpu.fail_allocations_after = false;
+    moe_gpu.defer = true;
+    moe_gpu.memory = (size_t)64 << 30;
+    moe_gpu.run = {MOE_EMULATE_IN_ORDER, 1};
+    moe_gpu.fail_allocation = moe_gpu.fail_call = moe_gpu.fail_launch = 0;
     for (int i = 0; i < MAX_DEVICES; i++) {
-        M.sticky[i] = cudaSuccess;
-        M.legacy[i] = {};
+        moe_gpu.sticky[i] = cudaSuccess;
+        moe_gpu.legacy[i] = {};
     }
-    M.counts = {};
+    moe_gpu.counts = {};
     return alive;
 }
 
 extern "C" void moe_emulate_devices(int count)
 {
     LOCKED;
-    M.num_devices = count < 0 ? 0 : count > MAX_DEVICES ? MAX_DEVICES : count;
+    moe_gpu.num_devices = count < 0 ? 0 : count > MAX_DEVICES ? MAX_DEVICES : count;
 }
 
 extern "C" void moe_emulate_old_driver(bool old)
 {
     LOCKED;
-    M.old_driver = old;
+    moe_gpu.old_driver = old;
 }
 
 extern "C" void moe_emulate_multiprocessors(int count)
 {
     LOCKED;
-    M.num_multiprocessors = count;
+    moe_gpu.num_multiprocessors = count;
 }
 
 extern "C" void moe_emulate_capability(int major, int minor)
 {
     LOCKED;
-    M.major = major;
-    M.minor = minor;
+    moe_gpu.major = major;
+    moe_gpu.minor = minor;
 }
 
 extern "C" void moe_emulate_memory(size_t bytes)
 {
     LOCKED;
-    M.memory = bytes;
+    moe_gpu.memory = bytes;
 }
 
 static void fail_allocations(size_t nth, bool all_after)
 {
     LOCKED;
-    M.fail_allocation = nth;
-    M.fail_allocations_after = all_after;
-    M.failed = false;
+    moe_gpu.fail_allocation = nth;
+    moe_gpu.fail_allocations_after = all_after;
+    moe_gpu.failed = false;
 }
 
 extern "C" void moe_emulate_fail_allocation(size_t nth)
@@ -102,53 +102,53 @@ extern "C" void moe_emulate_fail_allocations(size_t nth)
 extern "C" void moe_emulate_fail_launch(size_t nth, cudaError_t error)
 {
     LOCKED;
-    M.fail_launch = nth;
-    M.launch_error = error;
-    M.failed = false;
+    moe_gpu.fail_launch = nth;
+    moe_gpu.launch_error = error;
+    moe_gpu.failed = false;
 }
 
 extern "C" void moe_emulate_fail_call(size_t nth, cudaError_t error)
 {
     LOCKED;
-    M.fail_call = nth;
-    M.call_error = error;
-    M.failed = false;
+    moe_gpu.fail_call = nth;
+    moe_gpu.call_error = error;
+    moe_gpu.failed = false;
 }
 
 extern "C" bool moe_emulate_failed(void)
 {
     LOCKED;
-    return M.failed;
+    return moe_gpu.failed;
 }
 
 extern "C" void moe_emulate_schedule(enum moe_emulate_order order, uint64_t seed)
 {
     LOCKED;
-    M.run = {order, seed};
+    moe_gpu.run = {order, seed};
 }
 
 extern "C" void moe_emulate_defer(bool defer)
 {
     LOCKED;
-    M.defer = defer;
+    moe_gpu.defer = defer;
 }
 
 extern "C" struct moe_emulate_counts moe_emulate_count(void)
 {
     LOCKED;
-    return M.counts;
+    return moe_gpu.counts;
 }
 
 extern "C" void moe_emulate_count_from_here(void)
 {
     LOCKED;
-    M.counts = {};
+    moe_gpu.counts = {};
 }
 
 extern "C" size_t moe_emulate_check(void)
 {
     LOCKED;
-    for (const auto &entry : M.allocations)
+    for (const auto &entry : moe_gpu.allocations)
         check_edges(entry.second);
-    return M.allocations.size();
+    return moe_gpu.allocations.size();
 }

@@ -41,16 +41,16 @@ size_t moe_emulate_reset(void);
 
 /* ---- the machine; 1 device, a new driver, 4 multiprocessors, 64 GB ---- */
 
-void moe_emulate_devices(int count);              /* 0: calls fail with cudaErrorNoDevice; at most 16 */
-void moe_emulate_old_driver(bool old);            /* calls fail with cudaErrorInsufficientDriver */
+void moe_emulate_devices(int count);   /* 0: calls fail with cudaErrorNoDevice; at most 16 */
+void moe_emulate_old_driver(bool old); /* calls fail with cudaErrorInsufficientDriver */
 void moe_emulate_multiprocessors(int count);
 void moe_emulate_capability(int major, int minor);
-void moe_emulate_memory(size_t bytes);            /* of each device */
+void moe_emulate_memory(size_t bytes); /* of each device */
 
 /* ---- failures, counted from the call on: 1 is the next; 0 turns it off ---- */
 
-void moe_emulate_fail_allocation(size_t nth);     /* the nth allocation of device or pinned memory, and only it */
-void moe_emulate_fail_allocations(size_t nth);    /* the nth and all after it */
+void moe_emulate_fail_allocation(size_t nth);  /* the nth allocation of device or pinned memory, and only it */
+void moe_emulate_fail_allocations(size_t nth); /* the nth and all after it */
 /* The nth kernel to run, of those on any device, and none after it on that device: error stays there. */
 void moe_emulate_fail_launch(size_t nth, cudaError_t error);
 /* The nth call of any function that returns cudaError_t, but cudaGetLastError and cudaPeekAtLastError, does nothing
@@ -63,10 +63,10 @@ bool moe_emulate_failed(void);
 enum moe_emulate_order {
     MOE_EMULATE_IN_ORDER, /* warps, lanes and blocks by number: a warp goes on as long as it can */
     MOE_EMULATE_REVERSED,
-    MOE_EMULATE_RANDOM    /* of the seed; warps change at collectives too */
+    MOE_EMULATE_RANDOM /* of the seed; warps change at collectives too */
 };
 void moe_emulate_schedule(enum moe_emulate_order order, uint64_t seed);
-void moe_emulate_defer(bool defer);               /* default true; false: work runs when it is queued */
+void moe_emulate_defer(bool defer); /* default true; false: work runs when it is queued */
 
 /* ---- what has happened since moe_emulate_reset or moe_emulate_count_from_here ---- */
 
@@ -76,11 +76,11 @@ struct moe_emulate_counts {
     size_t synchronisations;        /* calls that wait, or may: copies to and from pageable memory, frees too */
     size_t launches, copies, fills; /* queued or captured */
     size_t graph_launches;
-    size_t kernels;                 /* run, those of graphs too */
-    size_t overlapping;             /* of them, allowed to start early ... */
-    size_t waited;                  /* ... and every block called moe_wait_for_previous */
+    size_t kernels;     /* run, those of graphs too */
+    size_t overlapping; /* of them, allowed to start early ... */
+    size_t waited;      /* ... and every block called moe_wait_for_previous */
     size_t blocks;
-    size_t forbidden;               /* calls that are not allowed under capture and met one */
+    size_t forbidden; /* calls that are not allowed under capture and met one */
 };
 struct moe_emulate_counts moe_emulate_count(void);
 void moe_emulate_count_from_here(void);

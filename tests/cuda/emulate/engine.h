@@ -3,19 +3,20 @@
 #ifndef MOE_EMULATE_ENGINE_H
 #define MOE_EMULATE_ENGINE_H
 
-#include "emulate.h"
 #include "asan.h"
+#include "emulate.h"
 #include "vectors.h"
 
 #include <functional>
 #include <stdint.h>
 
-/* Where in the source a kernel calls; the last argument of every wrapper, filled in by the compiler. */
+/* Where in the source a kernel calls: the last parameters of every wrapper, filled in by the compiler. */
 struct moe_emulate_site {
     const char *file;
     int line;
 };
-#define MOE_EMULATE_SITE moe_emulate_site site = moe_emulate_site{__builtin_FILE(), __builtin_LINE()}
+#define MOE_EMULATE_SITE const char *moe_file = __builtin_FILE(), int moe_line = __builtin_LINE()
+#define MOE_EMULATE_HERE (moe_emulate_site{moe_file, moe_line})
 
 /* ---- for kernels, in fibers.cpp ---- */
 
@@ -54,15 +55,21 @@ uint64_t moe_emulate_shuffle(uint32_t mask, uint64_t value, moe_emulate_shuffle_
                              moe_emulate_site site);
 uint32_t moe_emulate_ballot(uint32_t mask, bool predicate, const char *name, moe_emulate_site site);
 enum moe_emulate_reduction {
-    MOE_REDUCE_ADD, MOE_REDUCE_MIN, MOE_REDUCE_MAX, MOE_REDUCE_MIN_SIGNED, MOE_REDUCE_MAX_SIGNED,
-    MOE_REDUCE_AND, MOE_REDUCE_OR, MOE_REDUCE_XOR
+    MOE_REDUCE_ADD,
+    MOE_REDUCE_MIN,
+    MOE_REDUCE_MAX,
+    MOE_REDUCE_MIN_SIGNED,
+    MOE_REDUCE_MAX_SIGNED,
+    MOE_REDUCE_AND,
+    MOE_REDUCE_OR,
+    MOE_REDUCE_XOR
 };
 uint32_t moe_emulate_reduce(uint32_t mask, uint32_t value, moe_emulate_reduction what, moe_emulate_site site);
 uint32_t moe_emulate_match(uint32_t mask, uint64_t value, moe_emulate_site site);
 void moe_emulate_sync_warp(uint32_t mask, moe_emulate_site site);
 /* As mma.m16n8k16 of bf16 lays its registers out. */
 void moe_emulate_mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, moe_emulate_site site);
-uint32_t moe_emulate_round_bf16(double x);          /* to nearest even, once; NaN: 0x7fff */
+uint32_t moe_emulate_round_bf16(double x); /* to nearest even, once; NaN: 0x7fff */
 uint32_t moe_emulate_fma_bf16(uint32_t a, uint32_t b, uint32_t c);
 
 /* ---- for launch.cuh, in streams.cpp ---- */
@@ -84,7 +91,7 @@ struct moe_emulate_run_options {
 };
 struct moe_emulate_run_result {
     size_t blocks;
-    bool waited;    /* every block called moe_wait_for_previous */
+    bool waited; /* every block called moe_wait_for_previous */
 };
 moe_emulate_run_result moe_emulate_run(const moe_emulate_launch_config &config, const std::function<void()> &thread,
                                        moe_emulate_run_options options);

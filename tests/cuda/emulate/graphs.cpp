@@ -11,7 +11,7 @@ bool allowed_under_capture(void)
 {
     cudaStreamCaptureMode mode = this_thread()->mode;
     bool allowed = true;
-    for (const auto &c : M.captures) {
+    for (const auto &c : moe_gpu.captures) {
         bool own = c->thread == std::this_thread::get_id();
         bool meant = mode == cudaStreamCaptureModeRelaxed       ? false
                      : mode == cudaStreamCaptureModeThreadLocal ? own
@@ -21,7 +21,7 @@ bool allowed_under_capture(void)
             allowed = false;
         }
     }
-    M.counts.forbidden += !allowed;
+    moe_gpu.counts.forbidden += !allowed;
     return allowed;
 }
 
@@ -50,7 +50,7 @@ cudaError_t capture_wait(cudaStream_t stream, const std::shared_ptr<event_state>
         invalidate(stream->captured_by);
         return cudaErrorStreamCaptureIsolation;
     }
-    if (c->invalid || !M.captures.count(c))
+    if (c->invalid || !moe_gpu.captures.count(c))
         return c->invalid ? cudaErrorStreamCaptureInvalidated : cudaErrorCapturedEvent;
     if (stream->captured_by && stream->captured_by != c) {
         invalidate(c);
@@ -92,20 +92,20 @@ extern "C" cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStre
     if (s->captured_by)
         return call.end(cudaErrorIllegalState);
     auto c = std::make_shared<capture>();
-    c->id = ++M.last_capture;
+    c->id = ++moe_gpu.last_capture;
     c->mode = mode;
     c->thread = std::this_thread::get_id();
     c->origin = s;
-    M.captures.insert(c);
+    moe_gpu.captures.insert(c);
     s->captured_by = c;
     return cudaSuccess;
 }
 
 static cudaError_t end_capture(const std::shared_ptr<capture> &c, cudaGraph_t *graph)
 {
-    M.captures.erase(c);
+    moe_gpu.captures.erase(c);
     bool joined = true;
-    for (cudaStream_t stream : M.streams)
+    for (cudaStream_t stream : moe_gpu.streams)
         if (stream->captured_by == c) {
             joined = joined && (stream == c->origin || c->branches[stream].joined);
             stream->captured_by = NULL;
@@ -116,7 +116,7 @@ static cudaError_t end_capture(const std::shared_ptr<capture> &c, cudaGraph_t *g
         return cudaErrorStreamCaptureUnjoined;
     *graph = new CUgraph_st();
     (*graph)->nodes = c->nodes;
-    M.graphs.insert(*graph);
+    moe_gpu.graphs.insert(*graph);
     return cudaSuccess;
 }
 
@@ -149,9 +149,9 @@ extern "C" cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaSt
     if (!s)
         return call.end(cudaErrorInvalidResourceHandle);
     if (graph || dependencies || edges || num_dependencies)
-        return call.end(cudaErrorNotSupported);   /* of the emulator: it keeps no edges */
+        return call.end(cudaErrorNotSupported); /* of the emulator: it keeps no edges */
     if (s->legacy)
-        for (const auto &c : M.captures)
+        for (const auto &c : moe_gpu.captures)
             if (c->origin->blocking && c->origin->device == s->device)
                 return call.end(cudaErrorStreamCaptureImplicit);
     capture *c = s->captured_by.get();
@@ -175,7 +175,7 @@ extern "C" cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nod
     api_call call(CALL_DRIVER);
     if (call.status)
         return call.status;
-    if (!M.graphs.count(graph) || !num_nodes)
+    if (!moe_gpu.graphs.count(graph) || !num_nodes)
         return call.end(cudaErrorInvalidValue);
     size_t count = graph->nodes.size();
     for (size_t i = 0; nodes && i < *num_nodes; i++)
@@ -201,7 +201,7 @@ extern "C" cudaError_t cudaGraphDestroy(cudaGraph_t graph)
     api_call call(CALL_DRIVER);
     if (call.status)
         return call.status;
-    if (!M.graphs.erase(graph))
+    if (!moe_gpu.graphs.erase(graph))
         return call.end(cudaErrorInvalidValue);
     delete graph;
     return cudaSuccess;
@@ -212,13 +212,13 @@ extern "C" cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g
     api_call call(CALL_HEALTHY | CALL_UNCAPTURED);
     if (call.status)
         return call.status;
-    if (!M.graphs.count(graph))
+    if (!moe_gpu.graphs.count(graph))
         return call.end(cudaErrorInvalidValue);
-    M.counts.creations++;
+    moe_gpu.counts.creations++;
     *exec = new CUgraphExec_st();
     (*exec)->device = this_thread()->device;
     (*exec)->nodes = std::make_shared<const std::vector<std::shared_ptr<CUgraphNode_st>>>(graph->nodes);
-    M.execs.insert(*exec);
+    moe_gpu.execs.insert(*exec);
     return cudaSuccess;
 }
 
@@ -227,7 +227,7 @@ extern "C" cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream
     api_call call(CALL_HEALTHY);
     if (call.status)
         return call.status;
-    return M.execs.count(exec) && resolve_stream(stream) ? cudaSuccess : call.end(cudaErrorInvalidValue);
+    return moe_gpu.execs.count(exec) && resolve_stream(stream) ? cudaSuccess : call.end(cudaErrorInvalidValue);
 }
 
 extern "C" cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
@@ -236,9 +236,9 @@ extern "C" cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream
     if (call.status)
         return call.status;
     cudaStream_t s = resolve_stream(stream);
-    if (!s || !M.execs.count(exec))
+    if (!s || !moe_gpu.execs.count(exec))
         return call.end(s ? cudaErrorInvalidValue : cudaErrorInvalidResourceHandle);
-    M.counts.graph_launches++;
+    moe_gpu.counts.graph_launches++;
     auto nodes = exec->nodes;
     return call.end(enqueue(s, cudaGraphNodeTypeKernel, [nodes]() {
         for (const auto &node : *nodes)
@@ -251,7 +251,7 @@ extern "C" cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
     api_call call(CALL_DRIVER);
     if (call.status)
         return call.status;
-    if (!M.execs.erase(exec))
+    if (!moe_gpu.execs.erase(exec))
         return call.end(cudaErrorInvalidValue);
     delete exec;
     return cudaSuccess;

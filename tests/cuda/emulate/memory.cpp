@@ -8,7 +8,7 @@
 
 #ifdef MOE_EMULATE_ASAN
 #include <sanitizer/asan_interface.h>
-#define MARK_BAD(address, size) ASAN_POISON_MEMORY_REGION(address, size)
+#define MARK_BAD(address, size)  ASAN_POISON_MEMORY_REGION(address, size)
 #define MARK_GOOD(address, size) ASAN_UNPOISON_MEMORY_REGION(address, size)
 #else
 #define MARK_BAD(address, size)  ((void)0)
@@ -44,22 +44,22 @@ void check_edges(const allocation &a)
 
 static bool allocation_fails(void)
 {
-    if (M.fail_allocation == 0)
+    if (moe_gpu.fail_allocation == 0)
         return false;
-    if (M.fail_allocation > 1) {
-        M.fail_allocation--;
+    if (moe_gpu.fail_allocation > 1) {
+        moe_gpu.fail_allocation--;
         return false;
     }
-    if (!M.fail_allocations_after)
-        M.fail_allocation = 0;
-    M.failed = true;
+    if (!moe_gpu.fail_allocations_after)
+        moe_gpu.fail_allocation = 0;
+    moe_gpu.failed = true;
     return true;
 }
 
 static size_t bytes_of_device(int device)
 {
     size_t bytes = 0;
-    for (const auto &entry : M.allocations)
+    for (const auto &entry : moe_gpu.allocations)
         if (!entry.second.host && entry.second.device == device)
             bytes += entry.second.size;
     return bytes;
@@ -80,8 +80,8 @@ static cudaError_t allocate(void **pointer, size_t size, bool host)
     *pointer = NULL;
     if (size == 0)
         return cudaSuccess;
-    M.counts.allocations++;
-    if (allocation_fails() || (!host && (size > M.memory || bytes_of_device(device) > M.memory - size)))
+    moe_gpu.counts.allocations++;
+    if (allocation_fails() || (!host && (size > moe_gpu.memory || bytes_of_device(device) > moe_gpu.memory - size)))
         return cudaErrorMemoryAllocation;
     size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (size + 255) / 256 * 256;
     size_t mapped = (inner + page - 1) / page * page + 2 * page;
@@ -96,7 +96,7 @@ static cudaError_t allocate(void **pointer, size_t size, bool host)
     allocation a = {begin + mapped - page - inner, size, mapping, mapped, device, host};
     fill_fresh(a);
     fill_edges(a);
-    M.allocations[(uintptr_t)a.base] = a;
+    moe_gpu.allocations[(uintptr_t)a.base] = a;
     *pointer = a.base;
     return cudaSuccess;
 }
@@ -110,19 +110,19 @@ void unmap(const allocation &a)
 
 static cudaError_t release(void *pointer, bool host)
 {
-    auto found = M.allocations.find((uintptr_t)pointer);
-    if (found == M.allocations.end() || found->second.host != host)
+    auto found = moe_gpu.allocations.find((uintptr_t)pointer);
+    if (found == moe_gpu.allocations.end() || found->second.host != host)
         return cudaErrorInvalidValue;
     unmap(found->second);
-    M.allocations.erase(found);
-    M.counts.frees++;
+    moe_gpu.allocations.erase(found);
+    moe_gpu.counts.frees++;
     return cudaSuccess;
 }
 
 const allocation *allocation_of(const void *pointer)
 {
-    auto next = M.allocations.upper_bound((uintptr_t)pointer);
-    if (next == M.allocations.begin())
+    auto next = moe_gpu.allocations.upper_bound((uintptr_t)pointer);
+    if (next == moe_gpu.allocations.begin())
         return NULL;
     const allocation *a = &std::prev(next)->second;
     return (uintptr_t)pointer < (uintptr_t)a->base + a->size ? a : NULL;
@@ -177,8 +177,8 @@ extern "C" cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
     api_call call(CALL_HEALTHY);
     if (call.status)
         return call.status;
-    *total = M.memory;
-    *free = M.memory - bytes_of_device(this_thread()->device);
+    *total = moe_gpu.memory;
+    *free = moe_gpu.memory - bytes_of_device(this_thread()->device);
     return cudaSuccess;
 }
 

@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-machine M;
+machine moe_gpu;
 
 static constexpr size_t SHARED_DEFAULT = 48 * 1024, SHARED_MAX = 227 * 1024, SHARED_SM = 228 * 1024;
 
@@ -12,36 +12,37 @@ static constexpr size_t SHARED_DEFAULT = 48 * 1024, SHARED_MAX = 227 * 1024, SHA
 
 thread_state *this_thread(void)
 {
-    auto found = M.threads.find(std::this_thread::get_id());
-    if (found == M.threads.end())
-        found = M.threads.insert({std::this_thread::get_id(), {0, cudaSuccess, cudaStreamCaptureModeGlobal}}).first;
+    auto found = moe_gpu.threads.find(std::this_thread::get_id());
+    if (found == moe_gpu.threads.end())
+        found =
+            moe_gpu.threads.insert({std::this_thread::get_id(), {0, cudaSuccess, cudaStreamCaptureModeGlobal}}).first;
     return &found->second;
 }
 
 bool is_device(int device)
 {
-    return device >= 0 && device < M.num_devices;
+    return device >= 0 && device < moe_gpu.num_devices;
 }
 
-api_call::api_call(int needs) : lock(M.lock), status(cudaSuccess)
+api_call::api_call(int needs) : lock(moe_gpu.lock), status(cudaSuccess)
 {
-    if (M.fail_call && --M.fail_call == 0) {
-        M.failed = true;
-        status = end(M.call_error);
+    if (moe_gpu.fail_call && --moe_gpu.fail_call == 0) {
+        moe_gpu.failed = true;
+        status = end(moe_gpu.call_error);
         return;
     }
     if (needs & CALL_DRIVER) {
-        if (M.old_driver)
+        if (moe_gpu.old_driver)
             status = end(cudaErrorInsufficientDriver);
-        else if (M.num_devices == 0)
+        else if (moe_gpu.num_devices == 0)
             status = end(cudaErrorNoDevice);
     }
     if (!status && (needs & CALL_UNCAPTURED) && !allowed_under_capture())
         status = end(cudaErrorStreamCaptureUnsupported);
     if (needs & CALL_SYNCHRONISES)
-        M.counts.synchronisations++;
+        moe_gpu.counts.synchronisations++;
     if (!status && (needs & 2))
-        status = end(M.sticky[this_thread()->device]);
+        status = end(moe_gpu.sticky[this_thread()->device]);
 }
 
 cudaError_t api_call::end(cudaError_t error)
@@ -53,21 +54,21 @@ cudaError_t api_call::end(cudaError_t error)
 
 cudaError_t api_call::end_waited(int device)
 {
-    return end(M.sticky[device]);
+    return end(moe_gpu.sticky[device]);
 }
 
 /* ---- errors ---- */
 
 extern "C" cudaError_t cudaPeekAtLastError(void)
 {
-    std::lock_guard<std::recursive_mutex> lock(M.lock);
-    cudaError_t sticky = M.sticky[this_thread()->device];
+    std::lock_guard<std::recursive_mutex> lock(moe_gpu.lock);
+    cudaError_t sticky = moe_gpu.sticky[this_thread()->device];
     return sticky ? sticky : this_thread()->last_error;
 }
 
 extern "C" cudaError_t cudaGetLastError(void)
 {
-    std::lock_guard<std::recursive_mutex> lock(M.lock);
+    std::lock_guard<std::recursive_mutex> lock(moe_gpu.lock);
     cudaError_t error = cudaPeekAtLastError();
     this_thread()->last_error = cudaSuccess;
     return error;
@@ -103,7 +104,7 @@ extern "C" cudaError_t cudaDriverGetVersion(int *version)
 {
     api_call call(CALL_ANY);
     if (!call.status)
-        *version = M.old_driver ? 11040 : 13000;
+        *version = moe_gpu.old_driver ? 11040 : 13000;
     return call.status;
 }
 
@@ -120,7 +121,7 @@ extern "C" cudaError_t cudaGetDeviceCount(int *count)
     *count = 0;
     api_call call(CALL_DRIVER);
     if (!call.status)
-        *count = M.num_devices;
+        *count = moe_gpu.num_devices;
     return call.status;
 }
 
@@ -132,7 +133,7 @@ extern "C" cudaError_t cudaSetDevice(int device)
     if (!is_device(device))
         return call.end(cudaErrorInvalidDevice);
     this_thread()->device = device;
-    return call.end(M.sticky[device]);
+    return call.end(moe_gpu.sticky[device]);
 }
 
 extern "C" cudaError_t cudaGetDevice(int *device)
@@ -152,7 +153,7 @@ extern "C" cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int dev
         return call.end(cudaErrorInvalidDevice);
     *p = {};
     snprintf(p->name, sizeof p->name, "emulated device %d", device);
-    p->totalGlobalMem = M.memory;
+    p->totalGlobalMem = moe_gpu.memory;
     p->sharedMemPerBlock = SHARED_DEFAULT;
     p->regsPerBlock = p->regsPerMultiprocessor = 65536;
     p->warpSize = 32;
@@ -160,9 +161,9 @@ extern "C" cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int dev
     p->maxThreadsDim[2] = 64;
     p->maxGridSize[0] = 2147483647;
     p->maxGridSize[1] = p->maxGridSize[2] = 65535;
-    p->major = M.major;
-    p->minor = M.minor;
-    p->multiProcessorCount = M.num_multiprocessors;
+    p->major = moe_gpu.major;
+    p->minor = moe_gpu.minor;
+    p->multiProcessorCount = moe_gpu.num_multiprocessors;
     p->unifiedAddressing = p->concurrentKernels = 1;
     p->memoryBusWidth = 6144;
     p->l2CacheSize = 1 << 20;
@@ -181,26 +182,25 @@ extern "C" cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr at
     cudaError_t error = cudaGetDeviceProperties(&p, device);
     if (error)
         return error;
-    const std::map<int, int> values = {
-        {cudaDevAttrMaxThreadsPerBlock, p.maxThreadsPerBlock},
-        {cudaDevAttrMaxSharedMemoryPerBlock, (int)p.sharedMemPerBlock},
-        {cudaDevAttrWarpSize, 32},
-        {cudaDevAttrClockRate, 1000000},
-        {cudaDevAttrMultiProcessorCount, p.multiProcessorCount},
-        {cudaDevAttrIntegrated, 0},
-        {cudaDevAttrComputeMode, 0},
-        {cudaDevAttrMemoryClockRate, 1000000},
-        {cudaDevAttrGlobalMemoryBusWidth, p.memoryBusWidth},
-        {cudaDevAttrL2CacheSize, p.l2CacheSize},
-        {cudaDevAttrMaxThreadsPerMultiProcessor, p.maxThreadsPerMultiProcessor},
-        {cudaDevAttrUnifiedAddressing, 1},
-        {cudaDevAttrComputeCapabilityMajor, p.major},
-        {cudaDevAttrComputeCapabilityMinor, p.minor},
-        {cudaDevAttrMaxSharedMemoryPerMultiprocessor, (int)p.sharedMemPerMultiprocessor},
-        {cudaDevAttrMaxRegistersPerMultiprocessor, p.regsPerMultiprocessor},
-        {cudaDevAttrMaxSharedMemoryPerBlockOptin, (int)p.sharedMemPerBlockOptin},
-        {cudaDevAttrMaxBlocksPerMultiprocessor, p.maxBlocksPerMultiProcessor},
-        {cudaDevAttrReservedSharedMemoryPerBlock, (int)p.reservedSharedMemPerBlock}};
+    const std::map<int, int> values = {{cudaDevAttrMaxThreadsPerBlock, p.maxThreadsPerBlock},
+                                       {cudaDevAttrMaxSharedMemoryPerBlock, (int)p.sharedMemPerBlock},
+                                       {cudaDevAttrWarpSize, 32},
+                                       {cudaDevAttrClockRate, 1000000},
+                                       {cudaDevAttrMultiProcessorCount, p.multiProcessorCount},
+                                       {cudaDevAttrIntegrated, 0},
+                                       {cudaDevAttrComputeMode, 0},
+                                       {cudaDevAttrMemoryClockRate, 1000000},
+                                       {cudaDevAttrGlobalMemoryBusWidth, p.memoryBusWidth},
+                                       {cudaDevAttrL2CacheSize, p.l2CacheSize},
+                                       {cudaDevAttrMaxThreadsPerMultiProcessor, p.maxThreadsPerMultiProcessor},
+                                       {cudaDevAttrUnifiedAddressing, 1},
+                                       {cudaDevAttrComputeCapabilityMajor, p.major},
+                                       {cudaDevAttrComputeCapabilityMinor, p.minor},
+                                       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, (int)p.sharedMemPerMultiprocessor},
+                                       {cudaDevAttrMaxRegistersPerMultiprocessor, p.regsPerMultiprocessor},
+                                       {cudaDevAttrMaxSharedMemoryPerBlockOptin, (int)p.sharedMemPerBlockOptin},
+                                       {cudaDevAttrMaxBlocksPerMultiprocessor, p.maxBlocksPerMultiProcessor},
+                                       {cudaDevAttrReservedSharedMemoryPerBlock, (int)p.reservedSharedMemPerBlock}};
     auto found = values.find(attribute);
     if (found == values.end()) {
         this_thread()->last_error = cudaErrorInvalidValue;
@@ -223,7 +223,7 @@ extern "C" cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncA
         return value < -1 || value > 100 ? call.end(cudaErrorInvalidValue) : cudaSuccess;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || (size_t)value > SHARED_MAX)
         return call.end(cudaErrorInvalidValue);
-    M.shared_limits[{this_thread()->device, function}] = value;
+    moe_gpu.shared_limits[{this_thread()->device, function}] = value;
     return cudaSuccess;
 }
 
@@ -232,12 +232,12 @@ extern "C" cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attribut
     api_call call(CALL_HEALTHY);
     if (call.status)
         return call.status;
-    auto found = M.shared_limits.find({this_thread()->device, function});
+    auto found = moe_gpu.shared_limits.find({this_thread()->device, function});
     *attributes = {};
     attributes->maxThreadsPerBlock = 1024;
     attributes->numRegs = 32;
-    attributes->ptxVersion = attributes->binaryVersion = 10 * M.major + M.minor;
-    attributes->maxDynamicSharedSizeBytes = found == M.shared_limits.end() ? (int)SHARED_DEFAULT : found->second;
+    attributes->ptxVersion = attributes->binaryVersion = 10 * moe_gpu.major + moe_gpu.minor;
+    attributes->maxDynamicSharedSizeBytes = found == moe_gpu.shared_limits.end() ? (int)SHARED_DEFAULT : found->second;
     return cudaSuccess;
 }
 

@@ -48,14 +48,14 @@ struct capture {
     bool invalid;
     std::vector<std::shared_ptr<CUgraphNode_st>> nodes;
     struct branch {
-        size_t position;    /* work and waits so far */
+        size_t position; /* work and waits so far */
         bool joined;
     };
     std::map<cudaStream_t, branch> branches;
 };
 
 struct queued {
-    uint64_t number;        /* in the order of all calls */
+    uint64_t number; /* in the order of all calls */
     std::function<void()> run;
 };
 struct CUstream_st {
@@ -76,7 +76,7 @@ struct event_state {
 struct CUevent_st {
     int device;
     unsigned flags;
-    std::shared_ptr<event_state> last;   /* of the last record; NULL: never */
+    std::shared_ptr<event_state> last; /* of the last record; NULL: never */
 };
 
 struct thread_state {
@@ -108,15 +108,15 @@ struct machine {
     unsigned long long last_capture = 0;
     moe_emulate_counts counts = {};
 };
-extern machine M;
+extern machine moe_gpu;
 
 /* ---- every function of the API begins with one of these: ---- */
 
 enum call_needs {
     CALL_ANY = 0,
-    CALL_DRIVER = 1,          /* a driver that is new enough, and a device */
-    CALL_HEALTHY = 2 | 1,     /* and no error of a kernel before */
-    CALL_UNCAPTURED = 4,      /* not while a capture that the thread's mode looks at is under way */
+    CALL_DRIVER = 1,      /* a driver that is new enough, and a device */
+    CALL_HEALTHY = 2 | 1, /* and no error of a kernel before */
+    CALL_UNCAPTURED = 4,  /* not while a capture that the thread's mode looks at is under way */
     CALL_SYNCHRONISES = 8
 };
 struct api_call {
@@ -139,9 +139,9 @@ void check_edges(const allocation &a);
 void unmap(const allocation &a);
 
 /* streams.cpp */
-cudaStream_t resolve_stream(cudaStream_t stream);   /* NULL: no such stream */
+cudaStream_t resolve_stream(cudaStream_t stream); /* NULL: no such stream */
 void run_until(cudaStream_t stream, uint64_t number);
-void run_everything(int device);                    /* -1: of all devices */
+void run_everything(int device); /* -1: of all devices */
 cudaError_t enqueue(cudaStream_t stream, cudaGraphNodeType type, std::function<void()> run);
 
 /* graphs.cpp */

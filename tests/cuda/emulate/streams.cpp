@@ -11,12 +11,12 @@ cudaStream_t resolve_stream(cudaStream_t stream)
 {
     if (stream == NULL || stream == cudaStreamLegacy) {
         int device = this_thread()->device;
-        cudaStream_t legacy = &M.legacy[device];
+        cudaStream_t legacy = &moe_gpu.legacy[device];
         legacy->legacy = legacy->blocking = true;
         legacy->device = device;
         return legacy;
     }
-    return M.streams.count(stream) ? stream : NULL;
+    return moe_gpu.streams.count(stream) ? stream : NULL;
 }
 
 /* The legacy stream and the blocking ones wait for what the other side was given before. */
@@ -24,10 +24,10 @@ static void run_before(cudaStream_t stream, uint64_t number)
 {
     if (!stream->legacy) {
         if (stream->blocking)
-            run_until(&M.legacy[stream->device], number);
+            run_until(&moe_gpu.legacy[stream->device], number);
         return;
     }
-    const std::set<cudaStream_t> streams = M.streams;
+    const std::set<cudaStream_t> streams = moe_gpu.streams;
     for (cudaStream_t other : streams)
         if (other->blocking && other->device == stream->device)
             run_until(other, number);
@@ -45,21 +45,21 @@ void run_until(cudaStream_t stream, uint64_t number)
 
 void run_everything(int device)
 {
-    const std::set<cudaStream_t> streams = M.streams;
+    const std::set<cudaStream_t> streams = moe_gpu.streams;
     for (cudaStream_t stream : streams)
         if (device < 0 || stream->device == device)
             run_until(stream, UINT64_MAX);
     for (int i = 0; i < 16; i++)
         if (device < 0 || i == device)
-            run_until(&M.legacy[i], UINT64_MAX);
+            run_until(&moe_gpu.legacy[i], UINT64_MAX);
 }
 
 /* Queues in the stream itself, capturing or not. */
 static uint64_t push(cudaStream_t stream, std::function<void()> run)
 {
-    uint64_t number = ++M.last_number;
+    uint64_t number = ++moe_gpu.last_number;
     stream->pending.push_back({number, std::move(run)});
-    if (!M.defer)
+    if (!moe_gpu.defer)
         run_until(stream, number);
     return number;
 }
@@ -69,9 +69,9 @@ cudaError_t enqueue(cudaStream_t stream, cudaGraphNodeType type, std::function<v
     if (stream->captured_by)
         return capture_work(stream, type, std::move(run));
     if (stream->legacy)
-        for (const auto &c : M.captures)
+        for (const auto &c : moe_gpu.captures)
             if (c->origin->blocking && c->origin->device == stream->device) {
-                M.counts.forbidden++;
+                moe_gpu.counts.forbidden++;
                 invalidate(c);
                 return cudaErrorStreamCaptureImplicit;
             }
@@ -91,27 +91,26 @@ cudaError_t moe_emulate_launch(const moe_emulate_launch_config &config, cudaStre
     if (!s || s->device != this_thread()->device)
         return call.end(cudaErrorInvalidResourceHandle);
     size_t threads = (size_t)config.block.x * config.block.y * config.block.z;
-    if (!config.grid.x || config.grid.x > 2147483647u || !config.grid.y || !config.grid.z || !threads ||
-        threads > 1024)
+    if (!config.grid.x || config.grid.x > 2147483647u || !config.grid.y || !config.grid.z || !threads || threads > 1024)
         return call.end(cudaErrorInvalidConfiguration);
-    auto limit = M.shared_limits.find({s->device, config.kernel});
-    if (config.shared_bytes > (limit == M.shared_limits.end() ? 48u * 1024 : (size_t)limit->second))
+    auto limit = moe_gpu.shared_limits.find({s->device, config.kernel});
+    if (config.shared_bytes > (limit == moe_gpu.shared_limits.end() ? 48u * 1024 : (size_t)limit->second))
         return call.end(cudaErrorInvalidValue);
-    M.counts.launches++;
+    moe_gpu.counts.launches++;
     int device = s->device;
     return call.end(enqueue(s, cudaGraphNodeTypeKernel, [config, thread, device]() {
-        if (M.sticky[device])
+        if (moe_gpu.sticky[device])
             return;
-        if (M.fail_launch && --M.fail_launch == 0) {
-            M.failed = true;
-            M.sticky[device] = M.launch_error;
+        if (moe_gpu.fail_launch && --moe_gpu.fail_launch == 0) {
+            moe_gpu.failed = true;
+            moe_gpu.sticky[device] = moe_gpu.launch_error;
             return;
         }
-        moe_emulate_run_result result = moe_emulate_run(config, thread, M.run);
-        M.counts.kernels++;
-        M.counts.blocks += result.blocks;
-        M.counts.overlapping += config.overlap;
-        M.counts.waited += config.overlap && result.waited;
+        moe_emulate_run_result result = moe_emulate_run(config, thread, moe_gpu.run);
+        moe_gpu.counts.kernels++;
+        moe_gpu.counts.blocks += result.blocks;
+        moe_gpu.counts.overlapping += config.overlap;
+        moe_gpu.counts.waited += config.overlap && result.waited;
     }));
 }
 
@@ -145,7 +144,7 @@ static route copy_route(const void *dst, const void *src, size_t count, cudaMemc
 
 static void copy_now(int device, void *dst, const void *src, size_t count)
 {
-    if (!M.sticky[device])
+    if (!moe_gpu.sticky[device])
         memcpy(dst, src, count);
 }
 
@@ -163,14 +162,13 @@ extern "C" cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t count,
     route r = copy_route(dst, src, count, kind);
     if (!r.ok)
         return call.end(cudaErrorInvalidValue);
-    M.counts.copies++;
-    M.counts.synchronisations += r.pageable_dst || r.pageable_src;
+    moe_gpu.counts.copies++;
+    moe_gpu.counts.synchronisations += r.pageable_dst || r.pageable_src;
     int device = s->device;
     if (r.pageable_src && r.to_device && !s->captured_by) {
         auto staged = std::make_shared<std::vector<unsigned char>>((const unsigned char *)src,
                                                                    (const unsigned char *)src + count);
-        return call.end(enqueue(s, cudaGraphNodeTypeMemcpy,
-                                [=]() { copy_now(device, dst, staged->data(), count); }));
+        return call.end(enqueue(s, cudaGraphNodeTypeMemcpy, [=]() { copy_now(device, dst, staged->data(), count); }));
     }
     cudaError_t error = enqueue(s, cudaGraphNodeTypeMemcpy, [=]() { copy_now(device, dst, src, count); });
     if (!error && r.pageable_dst && !s->captured_by) {
@@ -188,7 +186,7 @@ extern "C" cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, enum
     cudaStream_t s = resolve_stream(NULL);
     if (!copy_route(dst, src, count, kind).ok)
         return call.end(cudaErrorInvalidValue);
-    M.counts.copies++;
+    moe_gpu.counts.copies++;
     int device = s->device;
     cudaError_t error = enqueue(s, cudaGraphNodeTypeMemcpy, [=]() { copy_now(device, dst, src, count); });
     run_until(s, UINT64_MAX);
@@ -208,10 +206,10 @@ extern "C" cudaError_t cudaMemsetAsync(void *pointer, int value, size_t count, c
     bool pinned;
     if (device_of(pointer, count, &pinned) < 0)
         return call.end(cudaErrorInvalidValue);
-    M.counts.fills++;
+    moe_gpu.counts.fills++;
     int device = s->device;
     return call.end(enqueue(s, cudaGraphNodeTypeMemset, [=]() {
-        if (!M.sticky[device])
+        if (!moe_gpu.sticky[device])
             memset(pointer, value, count);
     }));
 }
@@ -241,11 +239,11 @@ extern "C" cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned 
         return call.status;
     if (flags > cudaStreamNonBlocking)
         return call.end(cudaErrorInvalidValue);
-    M.counts.creations++;
+    moe_gpu.counts.creations++;
     *stream = new CUstream_st();
     (*stream)->device = this_thread()->device;
     (*stream)->blocking = flags == cudaStreamDefault;
-    M.streams.insert(*stream);
+    moe_gpu.streams.insert(*stream);
     return cudaSuccess;
 }
 
@@ -259,17 +257,17 @@ extern "C" cudaError_t cudaStreamDestroy(cudaStream_t stream)
     api_call call(CALL_DRIVER);
     if (call.status)
         return call.status;
-    if (!M.streams.count(stream))
+    if (!moe_gpu.streams.count(stream))
         return call.end(cudaErrorInvalidResourceHandle);
     run_until(stream, UINT64_MAX);
     if (stream->captured_by) {
         invalidate(stream->captured_by);
-        M.captures.erase(stream->captured_by);
+        moe_gpu.captures.erase(stream->captured_by);
     }
-    M.streams.erase(stream);
+    moe_gpu.streams.erase(stream);
     int device = stream->device;
     delete stream;
-    return call.end(M.sticky[device]);
+    return call.end(moe_gpu.sticky[device]);
 }
 
 static cudaError_t wait_for(cudaStream_t stream, bool query)
@@ -281,7 +279,7 @@ static cudaError_t wait_for(cudaStream_t stream, bool query)
     if (!s)
         return call.end(cudaErrorInvalidResourceHandle);
     if (s->captured_by) {
-        M.counts.forbidden++;
+        moe_gpu.counts.forbidden++;
         invalidate(s->captured_by);
         return call.end(cudaErrorStreamCaptureUnsupported);
     }
@@ -289,7 +287,7 @@ static cudaError_t wait_for(cudaStream_t stream, bool query)
         return call.end(cudaErrorStreamCaptureUnsupported);
     if (query && !s->pending.empty()) {
         run_until(s, s->pending.front().number);
-        return M.sticky[s->device] ? call.end_waited(s->device) : cudaErrorNotReady;
+        return moe_gpu.sticky[s->device] ? call.end_waited(s->device) : cudaErrorNotReady;
     }
     run_until(s, UINT64_MAX);
     return call.end_waited(s->device);
@@ -335,11 +333,11 @@ extern "C" cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned fla
     api_call call(CALL_HEALTHY);
     if (call.status)
         return call.status;
-    M.counts.creations++;
+    moe_gpu.counts.creations++;
     *event = new CUevent_st();
     (*event)->device = this_thread()->device;
     (*event)->flags = flags;
-    M.events.insert(*event);
+    moe_gpu.events.insert(*event);
     return cudaSuccess;
 }
 
@@ -353,7 +351,7 @@ extern "C" cudaError_t cudaEventDestroy(cudaEvent_t event)
     api_call call(CALL_DRIVER);
     if (call.status)
         return call.status;
-    if (!M.events.erase(event))
+    if (!moe_gpu.events.erase(event))
         return call.end(cudaErrorInvalidResourceHandle);
     delete event;
     return cudaSuccess;
@@ -372,7 +370,7 @@ extern "C" cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     if (call.status)
         return call.status;
     cudaStream_t s = resolve_stream(stream);
-    if (!s || !M.events.count(event) || event->device != s->device)
+    if (!s || !moe_gpu.events.count(event) || event->device != s->device)
         return call.end(cudaErrorInvalidResourceHandle);
     auto state = std::make_shared<event_state>();
     state->stream = s;
@@ -393,7 +391,7 @@ extern "C" cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 /* Runs what the event stands behind. */
 static void finish(const std::shared_ptr<event_state> &state)
 {
-    if (!state->done && (state->stream->legacy || M.streams.count(state->stream)))
+    if (!state->done && (state->stream->legacy || moe_gpu.streams.count(state->stream)))
         run_until(state->stream, state->number);
 }
 
@@ -403,7 +401,7 @@ extern "C" cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t even
     if (call.status)
         return call.status;
     cudaStream_t s = resolve_stream(stream);
-    if (!s || !M.events.count(event))
+    if (!s || !moe_gpu.events.count(event))
         return call.end(cudaErrorInvalidResourceHandle);
     std::shared_ptr<event_state> state = event->last;
     if (state && (s->captured_by || state->captured_by))
@@ -418,7 +416,7 @@ static cudaError_t wait_for_event(cudaEvent_t event, bool query)
     api_call call(CALL_HEALTHY | CALL_UNCAPTURED | (query ? 0 : CALL_SYNCHRONISES));
     if (call.status)
         return call.status;
-    if (!M.events.count(event))
+    if (!moe_gpu.events.count(event))
         return call.end(cudaErrorInvalidResourceHandle);
     std::shared_ptr<event_state> state = event->last;
     if (!state)
@@ -450,8 +448,8 @@ extern "C" cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t sta
     api_call call(CALL_HEALTHY);
     if (call.status)
         return call.status;
-    if (!M.events.count(start) || !M.events.count(end) || (start->flags | end->flags) & cudaEventDisableTiming ||
-        !start->last || !end->last)
+    if (!moe_gpu.events.count(start) || !moe_gpu.events.count(end) ||
+        (start->flags | end->flags) & cudaEventDisableTiming || !start->last || !end->last)
         return call.end(cudaErrorInvalidResourceHandle);
     if (!start->last->done || !end->last->done)
         return call.end(cudaErrorNotReady);

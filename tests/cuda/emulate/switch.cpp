@@ -8,7 +8,7 @@
 #ifdef MOE_EMULATE_ASAN
 #include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
-static constexpr size_t STACK = 256 * 1024;   /* its frames are larger */
+static constexpr size_t STACK = 256 * 1024; /* its frames are larger */
 #else
 static constexpr size_t STACK = 64 * 1024;
 #endif
@@ -96,9 +96,9 @@ void moe_fiber_create(moe_fiber_context *context, void (*entry)(void), unsigned 
     context->stack = stack;
     context->stack_size = STACK;
     void **top = (void **)(stack + STACK - (number % 48 + 1) * 3 * CACHE_LINE);
-    *--top = NULL;              /* where start would return to; and it finds its stack as after a call */
+    *--top = NULL; /* where start would return to; and it finds its stack as after a call */
     *--top = (void *)start;
-    top -= 6;                   /* the registers */
+    top -= 6; /* the registers */
     memset(top, 0, 6 * sizeof *top);
     context->stack_pointer = top;
 }

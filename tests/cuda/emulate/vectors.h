@@ -4,16 +4,20 @@
 #define MOE_EMULATE_VECTORS_H
 
 #define MOE_EMULATE_VECTORS(type, base, align2, align4)                                                                \
-    struct type##1 {                                                                                                   \
+    struct type##1                                                                                                     \
+    {                                                                                                                  \
         base x;                                                                                                        \
     };                                                                                                                 \
-    struct alignas(align2) type##2 {                                                                                   \
+    struct alignas(align2) type##2                                                                                     \
+    {                                                                                                                  \
         base x, y;                                                                                                     \
     };                                                                                                                 \
-    struct type##3 {                                                                                                   \
+    struct type##3                                                                                                     \
+    {                                                                                                                  \
         base x, y, z;                                                                                                  \
     };                                                                                                                 \
-    struct alignas(align4) type##4 {                                                                                   \
+    struct alignas(align4) type##4                                                                                     \
+    {                                                                                                                  \
         base x, y, z, w;                                                                                               \
     };                                                                                                                 \
     static inline type##1 make_##type##1(base x)                                                                       \

@@ -12,7 +12,7 @@
 
 MOE_DEVICE void moe_mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, MOE_EMULATE_SITE)
 {
-    moe_emulate_mma_bf16(d, a, b0, b1, site);
+    moe_emulate_mma_bf16(d, a, b0, b1, MOE_EMULATE_HERE);
 }
 
 /* ---- asynchronous copies from global to shared memory: done by the wait ---- */
@@ -24,7 +24,7 @@ MOE_DEVICE uint32_t moe_shared_address(const void *shared)
 
 MOE_DEVICE void moe_copy_async_16(void *shared, const void *global, uint32_t bytes, MOE_EMULATE_SITE)
 {
-    moe_emulate_copy_async(shared, global, bytes, site);
+    moe_emulate_copy_async(shared, global, bytes, MOE_EMULATE_HERE);
 }
 
 MOE_DEVICE void moe_copy_async_commit(void)
@@ -62,8 +62,8 @@ MOE_DEVICE uint32_t moe_bf16x2(float low, float high)
 
 MOE_DEVICE uint32_t moe_bf16x2_fma(uint32_t a, uint32_t b, uint32_t c)
 {
-    return moe_emulate_fma_bf16(a & 0xffffu, b & 0xffffu, c & 0xffffu) |
-           moe_emulate_fma_bf16(a >> 16, b >> 16, c >> 16) << 16;
+    return moe_emulate_fma_bf16(a & 0xffffu, b & 0xffffu, c & 0xffffu) | moe_emulate_fma_bf16(a >> 16, b >> 16, c >> 16)
+                                                                             << 16;
 }
 
 MOE_DEVICE uint32_t moe_bf16x2_add(uint32_t a, uint32_t b)
@@ -80,7 +80,7 @@ MOE_DEVICE uint32_t moe_bf16x2_mul(uint32_t a, uint32_t b)
 
 MOE_DEVICE void moe_barrier(int id, int threads, MOE_EMULATE_SITE)
 {
-    moe_emulate_barrier(id, threads, false, "moe_barrier", site);
+    moe_emulate_barrier(id, threads, false, "moe_barrier", MOE_EMULATE_HERE);
 }
 
 /* ---- dependent launches: kernels run one after another, and it is noted who called what ---- */
