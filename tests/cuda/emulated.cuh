@@ -14,6 +14,7 @@ extern "C" {
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <signal.h>
 }
 #include <stdio.h>
 #include <string.h>

@@ -94,13 +94,11 @@ static void fiber_main(void)
 
 static void prepare_fibers(void)
 {
-    while (moe_run.fibers.size() < moe_run.num_threads) {
-        unsigned i = (unsigned)moe_run.fibers.size();
-        moe_fiber *f = new moe_fiber();
-        f->warp = i / 32;
-        f->lane = i % 32;
-        moe_fiber_create(&f->context, fiber_main, i);
-        moe_run.fibers.push_back(f);
+    for (; moe_run.num_fibers < moe_run.num_threads; moe_run.num_fibers++) {
+        moe_fiber *f = &moe_run.fibers[moe_run.num_fibers];
+        f->warp = moe_run.num_fibers / 32;
+        f->lane = moe_run.num_fibers % 32;
+        moe_fiber_create(&f->context, fiber_main, moe_run.num_fibers);
     }
 }
 
@@ -113,7 +111,7 @@ static void prepare_block(void)
     moe_run.num_ended = 0;
     moe_run.ready_warps = 0;
     for (unsigned i = 0; i < moe_run.num_threads; i++) {
-        moe_fiber *f = moe_run.fibers[i];
+        moe_fiber *f = &moe_run.fibers[i];
         f->index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
         f->waited_for_previous = false;
         f->copies.clear();
@@ -144,13 +142,13 @@ static bool run_block(void)
     prepare_block();
     unsigned w = moe_fiber_next(moe_run.ready_warps, moe_run.warps[0].last);
     moe_run.warps[w].last = moe_fiber_next(moe_run.warps[w].ready, moe_run.warps[w].last);
-    moe_fiber *first = moe_run.fibers[32 * w + moe_run.warps[w].last];
+    moe_fiber *first = &moe_run.fibers[32 * w + moe_run.warps[w].last];
     moe_run.current = first;
     threadIdx = first->index;
     moe_fiber_switch(&moe_run.home, &first->context);
     check_shared();
     for (unsigned i = 0; i < moe_run.num_threads; i++)
-        if (moe_run.fibers[i]->waited_for_previous)
+        if (moe_run.fibers[i].waited_for_previous)
             return true;
     return false;
 }
@@ -194,6 +192,11 @@ static void prepare_memory(void)
     moe_run.shared_end = (unsigned char *)memory + size;
 }
 
+/* AddressSanitizer reports faults itself. */
+#ifndef MOE_EMULATE_ASAN
+static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+static struct sigaction handlers[4];
+
 static void on_fault(int number, siginfo_t *info, void *)
 {
     fprintf(stderr, "emulated device: signal %d (%s) at address %p\n", number, strsignal(number), info->si_addr);
@@ -202,9 +205,7 @@ static void on_fault(int number, siginfo_t *info, void *)
     abort();
 }
 
-static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
-
-static void catch_faults(struct sigaction *before)
+static void catch_faults(void)
 {
     static unsigned char stack[64 * 1024];
     stack_t alternate = {};
@@ -215,8 +216,22 @@ static void catch_faults(struct sigaction *before)
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (size_t i = 0; i < 4; i++)
-        sigaction(faults[i], &action, &before[i]);
+        sigaction(faults[i], &action, &handlers[i]);
 }
+
+static void release_faults(void)
+{
+    for (size_t i = 0; i < 4; i++)
+        sigaction(faults[i], &handlers[i], NULL);
+}
+#else
+static void catch_faults(void)
+{
+}
+static void release_faults(void)
+{
+}
+#endif
 
 moe_emulate_run_result moe_emulate_run(const moe_emulate_launch_config &config, const std::function<void()> &thread,
                                        moe_emulate_run_options options)
@@ -234,10 +249,7 @@ moe_emulate_run_result moe_emulate_run(const moe_emulate_launch_config &config, 
     moe_run.num_threads = blockDim.x * blockDim.y * blockDim.z;
     moe_run.num_warps = (moe_run.num_threads + 31) / 32;
     prepare_fibers();
-    struct sigaction before[4];
-#ifndef MOE_EMULATE_ASAN
-    catch_faults(before);
-#endif
+    catch_faults();
     moe_run.home.stack = NULL;
     moe_run.in_kernel = true;
     moe_emulate_run_result result = {(size_t)gridDim.x * gridDim.y * gridDim.z, true};
@@ -254,9 +266,6 @@ moe_emulate_run_result moe_emulate_run(const moe_emulate_launch_config &config, 
             result.waited = false;
     }
     moe_run.in_kernel = false;
-#ifndef MOE_EMULATE_ASAN
-    for (size_t i = 0; i < 4; i++)
-        sigaction(faults[i], &before[i], NULL);
-#endif
+    release_faults();
     return result;
 }

@@ -35,12 +35,12 @@ static void say_who_waits(void)
 {
     std::vector<bool> said(moe_run.num_threads);
     for (unsigned i = 0; i < moe_run.num_threads; i++) {
-        const moe_fiber *f = moe_run.fibers[i];
+        const moe_fiber *f = &moe_run.fibers[i];
         if (said[i])
             continue;
         unsigned count = 0;
         for (unsigned j = i; j < moe_run.num_threads; j++) {
-            const moe_fiber *g = moe_run.fibers[j];
+            const moe_fiber *g = &moe_run.fibers[j];
             if (g->state == f->state && (f->state == READY || f->state == ENDED || g->site.line == f->site.line)) {
                 said[j] = true;
                 count++;
@@ -114,7 +114,7 @@ static void reschedule(bool leave_warp)
     unsigned w = ready >> own & 1u ? own : moe_fiber_next(ready, own);
     moe_fiber_warp *to = &moe_run.warps[w];
     to->last = moe_fiber_next(to->ready, to->last);
-    switch_to(moe_run.fibers[32 * w + to->last]);
+    switch_to(&moe_run.fibers[32 * w + to->last]);
 }
 
 void moe_fiber_make_ready(unsigned w, uint32_t lanes)
@@ -122,7 +122,7 @@ void moe_fiber_make_ready(unsigned w, uint32_t lanes)
     moe_run.warps[w].ready |= lanes;
     moe_run.ready_warps |= 1u << w;
     for (uint32_t left = lanes; left; left &= left - 1)
-        moe_run.fibers[32 * w + first_bit(left)]->state = READY;
+        moe_run.fibers[32 * w + first_bit(left)].state = READY;
 }
 
 static void block_current(moe_fiber_state state, const char *name, moe_emulate_site site)
@@ -149,13 +149,13 @@ static const moe_fiber_meeting *conflict(const moe_fiber_warp *w, uint32_t lane,
 static moe_fiber_meeting *join(moe_fiber_warp *w, uint32_t self, uint32_t mask, moe_emulate_combine *combine,
                                const char *name, moe_emulate_site site)
 {
+    if (!(mask & self))
+        moe_emulate_die("%s at %s:%d: the mask 0x%08x lacks the caller", name, site.file, site.line, mask);
     bool any_place = strcmp(name, "__syncwarp") == 0;
     for (moe_fiber_meeting &m : w->meetings)
         if (m.mask == mask && m.combine == combine && !(m.arrived & self) &&
             (any_place || (m.site.line == site.line && strcmp(m.site.file, site.file) == 0)))
             return &m;
-    if (!(mask & self))
-        moe_emulate_die("%s at %s:%d: the mask 0x%08x lacks the caller", name, site.file, site.line, mask);
     if (mask & (w->ended | ~w->present))
         moe_emulate_die("divergence: %s at %s:%d (mask 0x%08x) names lanes 0x%08x that have ended or are not there",
                         name, site.file, site.line, mask, mask & (w->ended | ~w->present));

@@ -81,7 +81,8 @@ struct moe_fiber_barrier {
 };
 
 struct moe_fiber_engine {
-    std::vector<moe_fiber *> fibers;
+    moe_fiber fibers[MAX_THREADS];
+    unsigned num_fibers;               /* that have a stack */
     moe_fiber_warp warps[MAX_THREADS / 32];
     moe_fiber_barrier barriers[NUM_BARRIERS];
     moe_fiber_context home;
