@@ -34,7 +34,7 @@ def main():
     for name, kind, bits in GRIDS:
         rows = rows_of(kind, bits)
         assert max(rows) < 65536
-        print(f"\nconst uint16_t moe_iq_grids_{name}[{len(rows)} + 1] = {{")
+        print(f"\nMOE_IQ_GRID moe_iq_grids_{name}[{len(rows)} + 1] = {{")
         for i in range(0, len(rows), COLUMNS):
             print("    " + " ".join(f"0x{row:04x}," for row in rows[i:i + COLUMNS]))
         print("};")

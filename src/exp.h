@@ -7,14 +7,16 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float moe_exp_float(uint32_t bits)
+#include "inline.h"
+
+MOE_INLINE float moe_exp_float(uint32_t bits)
 {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline double moe_exp_double(uint64_t bits)
+MOE_INLINE double moe_exp_double(uint64_t bits)
 {
     double value;
     memcpy(&value, &bits, sizeof value);
@@ -24,7 +26,7 @@ static inline double moe_exp_double(uint64_t bits)
 /* |x| > 104 becomes 104, where e^x is certain to be infinite or 0; NaN stays NaN. On the bits, since compilers turn two
  * comparisons of x into jumps: a difference's sign bit makes a mask of ones. below: |x| is under 104. nan: |x| is over
  * infinity's 0x7f800000. */
-static inline float moe_exp_clamp_float(float x)
+MOE_INLINE float moe_exp_clamp_float(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -35,7 +37,7 @@ static inline float moe_exp_clamp_float(float x)
 }
 
 /* The same with 746. */
-static inline double moe_exp_clamp_double(double x)
+MOE_INLINE double moe_exp_clamp_double(double x)
 {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -48,7 +50,7 @@ static inline double moe_exp_clamp_double(double x)
 /* e^x = 2^n * e^r, n = round(x / ln 2), |r| <= ln(2)/2; e^r by its Taylor series. Adding 1.5 * 2^23 rounds to an
  * integer and leaves it in the low bits, so that no float is converted to an integer, which NaN would make undefined.
  * 2^n is multiplied in two halves: one alone would overflow, or round twice, at the ends of the range. <= 1 ulp. */
-static inline float moe_expf(float x)
+MOE_INLINE float moe_expf(float x)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23 = 0x4b400000 */
     x = moe_exp_clamp_float(x);
@@ -70,7 +72,7 @@ static inline float moe_expf(float x)
 }
 
 /* The same in double: 1 ulp. */
-static inline double moe_exp(double x)
+MOE_INLINE double moe_exp(double x)
 {
     const double magic = 6755399441055744.0; /* 1.5 * 2^52 = 0x4338000000000000 */
     x = moe_exp_clamp_double(x);
@@ -98,7 +100,7 @@ static inline double moe_exp(double x)
 }
 
 /* negative where x has its sign bit set. Not a comparison: with several of one x compilers make jumps of them. */
-static inline double moe_exp_by_sign(double x, double negative, double positive)
+MOE_INLINE double moe_exp_by_sign(double x, double negative, double positive)
 {
     uint64_t sign, a, b;
     memcpy(&sign, &x, sizeof sign);
@@ -109,7 +111,7 @@ static inline double moe_exp_by_sign(double x, double negative, double positive)
 }
 
 /* tanh in double. Below 0.02 1 - 2 / (1 + e^2v) would cancel; there the series is off by less than 1e-15 of itself. */
-static inline double moe_tanh(double v)
+MOE_INLINE double moe_tanh(double v)
 {
     double a = moe_exp_by_sign(v, -v, v), s = v * v;
     double small = v * (1.0 + s * (-1.0 / 3 + s * (2.0 / 15 - s * (17.0 / 315))));
@@ -121,7 +123,7 @@ static inline double moe_tanh(double v)
 /* erfc(x) = 2/sqrt(pi) * integral from x to infinity of e^(-u^2). For x >= 0 it is e^(-x^2) / (1 + x) times a smooth
  * function of t = (x - 3) / (x + 3) in [-1, 1], here the polynomial through its values at 19 Chebyshev nodes: the
  * relative error stays below 4e-13 up to x = 26, where erfc leaves the normal numbers. */
-static inline double moe_erfc(double x)
+MOE_INLINE double moe_erfc(double x)
 {
     double a = moe_exp_by_sign(x, -x, x);
     a = a > 40.0 ? 40.0 : a; /* erfc(27.3) is 0 in double */

@@ -7,14 +7,16 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t moe_f32_bits(float f)
+#include "inline.h"
+
+MOE_INLINE uint32_t moe_f32_bits(float f)
 {
     uint32_t bits;
     memcpy(&bits, &f, sizeof bits);
     return bits;
 }
 
-static inline float moe_f32_from_bits(uint32_t bits)
+MOE_INLINE float moe_f32_from_bits(uint32_t bits)
 {
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -24,7 +26,7 @@ static inline float moe_f32_from_bits(uint32_t bits)
 /* f16 is  s eeeee mmmmmmmmmm, exponent bias 15 against 127 of f32. A denormal m * 2^-24 is read as 2^-14 (1 + m /
  * 1024), which is a normal f32, and 2^-14 is taken off again: exact, and no f32 denormal is met, which a CPU may flush
  * to 0. The others take off 0, which makes a NaN quiet. */
-static inline float moe_f16_to_f32(uint16_t h)
+MOE_INLINE float moe_f16_to_f32(uint16_t h)
 {
     uint32_t magnitude = h & 0x7fffu;
     uint32_t rebias = magnitude >= 0x7c00u ? 224 : magnitude >= 0x0400u ? 112 : 113;
@@ -36,7 +38,7 @@ static inline float moe_f16_to_f32(uint16_t h)
 /* To f, a power of two is added whose last bit is worth as much as the last bit of the f16: the sum's last bits are
  * then the significand, correctly rounded. Below 2^-14, that is the 2^-24 of denormals. The carry of 65520 and more,
  * halfway from the largest f16 to 2^16, gives the code of infinity. */
-static inline uint16_t moe_f32_to_f16(float f)
+MOE_INLINE uint16_t moe_f32_to_f16(float f)
 {
     uint32_t bits = moe_f32_bits(f);
     uint32_t magnitude = bits & 0x7fffffffu;
@@ -50,12 +52,12 @@ static inline uint16_t moe_f32_to_f16(float f)
 }
 
 /* bf16 is the upper half of an f32. */
-static inline float moe_bf16_to_f32(uint16_t h)
+MOE_INLINE float moe_bf16_to_f32(uint16_t h)
 {
     return moe_f32_from_bits((uint32_t)h << 16);
 }
 
-static inline uint16_t moe_f32_to_bf16(float f)
+MOE_INLINE uint16_t moe_f32_to_bf16(float f)
 {
     uint32_t bits = moe_f32_bits(f);
     uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
@@ -64,7 +66,7 @@ static inline uint16_t moe_f32_to_bf16(float f)
 }
 
 /* E8M0 is 2^(v - 127), and 255 is NaN. The smallest, 2^-127, is an f32 denormal. */
-static inline float moe_e8m0_to_f32(uint8_t v)
+MOE_INLINE float moe_e8m0_to_f32(uint8_t v)
 {
     uint32_t bits = (uint32_t)v << 23;
     bits = v == 0 ? 0x00400000u : bits;
@@ -74,7 +76,7 @@ static inline float moe_e8m0_to_f32(uint8_t v)
 
 /* E4M3 is  s eeee mmm, exponent bias 7; all ones is NaN, there are no infinities. Denormals m * 2^-9 are read as
  * 2^-6 (1 + m / 8), as f16's above. */
-static inline float moe_e4m3_to_f32(uint8_t v)
+MOE_INLINE float moe_e4m3_to_f32(uint8_t v)
 {
     uint32_t magnitude = v & 0x7fu;
     uint32_t rebias = magnitude == 0x7fu ? 240 : magnitude >= 8 ? 120 : 121;

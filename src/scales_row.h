@@ -8,7 +8,7 @@
 #include "moe/backend.h"
 
 /* Value j of a row of scales, in a format that scales may have. */
-static inline float moe_scales_value(enum moe_format format, const unsigned char *row, size_t j)
+MOE_INLINE float moe_scales_value(enum moe_format format, const unsigned char *row, size_t j)
 {
     uint16_t half;
     float value;
@@ -30,10 +30,12 @@ static inline float moe_scales_value(enum moe_format format, const unsigned char
 }
 
 /* w[i], i < n, are the codes of row r from column c on, and become its values. */
-static inline void moe_scales_apply(float *w, const struct moe_slice_scales *s, size_t r, size_t c, size_t n)
+MOE_INLINE void moe_scales_apply(float *w, const struct moe_slice_scales *s, size_t r, size_t c, size_t n)
 {
     size_t i = (s->first_row + r) / s->block_rows;
-    const unsigned char *scale = s->scale.base, *zero = s->zero.base, *column_block = s->column_block.base;
+    const unsigned char *scale = (const unsigned char *)s->scale.base;
+    const unsigned char *zero = (const unsigned char *)s->zero.base;
+    const unsigned char *column_block = (const unsigned char *)s->column_block.base;
     scale = scale != NULL ? scale + s->scale.offset + i * s->scale.stride : NULL;
     zero = zero != NULL ? zero + s->zero.offset + i * s->zero.stride : NULL;
     column_block = column_block != NULL ? column_block + s->column_block.offset : NULL;

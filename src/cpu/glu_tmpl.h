@@ -4,8 +4,8 @@
 // row; every operation is one of IEEE, none is fused, so the bits are those of the level c.
 #include <string.h>
 
+#include "act.h"
 #include "cpu/kernels.h"
-#include "exp.h"
 
 #if !defined(GLU_FN)
 #error "glu_tmpl.h needs GLU_FN"
@@ -15,44 +15,6 @@ enum {
     RUN = 64,      /* values that go through all steps while they stay in the first cache */
     BLOCK = 16     /* values that a step takes at once: a vector of the widest level */
 };
-
-static inline float upper_bound(float value, float limit)
-{
-    return value > limit ? limit : value;
-}
-
-static inline float lower_bound(float value, float limit)
-{
-    return value < limit ? limit : value;
-}
-
-static inline float swish(float g, float alpha)
-{
-    return g / (1.0f + moe_expf(-(alpha * g)));
-}
-
-/* Both GELUs in double: near g = -5 the factor of g is a small difference of large terms. */
-static inline float gelu_tanh(float g)
-{
-    double z = 0.79788456080286536 * ((double)g + 0.044715 * (double)g * (double)g * (double)g);
-    return (float)((double)g / (1.0 + moe_exp(-2.0 * z)));      /* (1 + tanh z) / 2 = 1 / (1 + e^-2z) */
-}
-
-static inline float gelu_erf(float g)
-{
-    return (float)(0.5 * (double)g * moe_erfc(-0.70710678118654752 * (double)g));    /* 1 + erf z = erfc(-z) */
-}
-
-/* In double: both factors take an exp, and 1 - 2 / (1 + e^x) cancels in f32. */
-static inline float situ(float g, float beta)
-{
-    return (float)((double)beta * moe_tanh((double)g / (double)beta) / (1.0 + moe_exp(-(double)g)));
-}
-
-static inline float soft_limit(float u, float beta)
-{
-    return (float)((double)beta * moe_tanh((double)u / (double)beta));
-}
 
 /* value becomes expression, for each value of whole blocks. */
 #define EACH(values, n, value, expression)                   \
@@ -69,13 +31,13 @@ static void act_run(float *a, size_t n, const struct moe_act *act)
     const float alpha = act->alpha, beta = act->beta;
     switch (act->kind) {
     case MOE_ACT_SWISH:
-        EACH(a, n, g, swish(g, alpha))
+        EACH(a, n, g, moe_act_swish(g, alpha))
         break;
     case MOE_ACT_GELU_TANH:
-        EACH(a, n, g, gelu_tanh(g))
+        EACH(a, n, g, moe_act_gelu_tanh(g))
         break;
     case MOE_ACT_GELU_ERF:
-        EACH(a, n, g, gelu_erf(g))
+        EACH(a, n, g, moe_act_gelu_erf(g))
         break;
     case MOE_ACT_RELU:
         EACH(a, n, g, g < 0.0f ? 0.0f : g)
@@ -84,7 +46,7 @@ static void act_run(float *a, size_t n, const struct moe_act *act)
         EACH(a, n, g, g < 0.0f ? 0.0f : g * g)
         break;
     case MOE_ACT_SITU:
-        EACH(a, n, g, situ(g, beta))
+        EACH(a, n, g, moe_act_situ(g, beta))
         break;
     }
 }
@@ -94,9 +56,9 @@ static void up_run(float *a, float *u, size_t n, const struct moe_act *act)
 {
     const float limit = act->limit, beta = act->beta_up, offset = act->up_offset;
     if (act->clamp != MOE_CLAMP_NONE)
-        EACH(u, n, value, upper_bound(lower_bound(value, -limit), limit))
+        EACH(u, n, value, moe_act_upper_bound(moe_act_lower_bound(value, -limit), limit))
     if (act->kind == MOE_ACT_SITU && beta > 0.0f)
-        EACH(u, n, value, soft_limit(value, beta))
+        EACH(u, n, value, moe_act_soft_limit(value, beta))
     for (size_t i = 0; i < n; i += BLOCK)
         for (size_t j = 0; j < BLOCK; j++)
             a[i + j] *= u[i + j] + offset;
@@ -122,10 +84,10 @@ void GLU_FN(float *y, const float *g, const float *u, size_t n, const struct moe
         size_t run = n - start < RUN ? n - start : RUN, padded = (run + BLOCK - 1) / BLOCK * BLOCK;
         copy_blocks(a, g + start, run);
         if (act->clamp == MOE_CLAMP_BEFORE)
-            EACH(a, padded, value, upper_bound(value, limit))
+            EACH(a, padded, value, moe_act_upper_bound(value, limit))
         act_run(a, padded, act);
         if (act->clamp == MOE_CLAMP_AFTER)
-            EACH(a, padded, value, upper_bound(value, limit))
+            EACH(a, padded, value, moe_act_upper_bound(value, limit))
         if (gated) {
             copy_blocks(up, u + start, run);
             up_run(a, up, padded, act);

@@ -6,9 +6,11 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "inline.h"
+
 /* E2M1 is 0, 0.5, 1, 1.5, 2, 3, 4, 6. Doubled, these are integers, 0 1 2 3 4 6 8 12, and the scale is halved. There is
  * no negative zero. A sum in place of a table, because compilers vectorise it. */
-static inline int fp4_doubled(int code)
+MOE_INLINE int fp4_doubled(int code)
 {
     int m = code & 7;
     int value = m + (m > 4 ? m - 4 : 0) + (m > 6 ? 2 : 0);

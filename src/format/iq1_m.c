@@ -25,7 +25,7 @@ static uint16_t gather_d(const struct block *block)
 static inline void unpack_8(uint8_t *q, const struct block *block, int k)
 {
     unsigned high = block->high[k / 2] >> 4 * (k % 2) & 15;
-    iq_store(q, iq_eighths(block->low[k] | (high & 7) << 8, high >> 3));
+    iq_store(q, iq_eighths(moe_iq_grids_iq1[block->low[k] | (high & 7) << 8], high >> 3));
 }
 
 static void dequantise(float *out, const void *in, size_t num_blocks)

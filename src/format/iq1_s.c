@@ -23,8 +23,10 @@ static void dequantise(float *out, const void *in, size_t num_blocks)
         for (int g = 0; g < 8; g++) {
             unsigned high = load_u16(blocks[i].high[g]);
             uint8_t q[32];
-            for (int k = 0; k < 4; k++)
-                iq_store(q + 8 * k, iq_eighths(blocks[i].low[4 * g + k] | (high >> 3 * k & 7) << 8, high >> 15));
+            for (int k = 0; k < 4; k++) {
+                unsigned row = blocks[i].low[4 * g + k] | (high >> 3 * k & 7) << 8;
+                iq_store(q + 8 * k, iq_eighths(moe_iq_grids_iq1[row], high >> 15));
+            }
             iq_scale_eighths(out + 256 * i + 32 * g, q, 32, d * (float)(2 * (high >> 12 & 7) + 1));
         }
     }

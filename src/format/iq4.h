@@ -5,8 +5,11 @@
 
 #include <stdint.h>
 
+#include "inline.h"
+
 /* What the codes 0 .. 15 stand for, in units of the scale. Finer about 0, and not symmetric: there is no 0. */
-static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+#define IQ4_VALUES -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
+static const int8_t iq4_values[16] = {IQ4_VALUES};
 
 /* The value of the book nearest to each x * inverse: each middle that is passed adds a step. */
 static inline void iq4_round(int8_t *q, const float *x, float inverse, int n)
@@ -30,7 +33,7 @@ static inline uint8_t iq4_code(int8_t value)
 
 /* 32 values, whose codes are in low nibbles (0 .. 15) and high nibbles (16 .. 31): looked up as bytes, so that
  * compilers vectorise the rest. (Sums of steps in place of the look-up are slower: there are too many.) */
-static inline void iq4_dequantise(float *restrict out, const uint8_t *restrict q, float d)
+static inline void iq4_dequantise(float *MOE_RESTRICT out, const uint8_t *MOE_RESTRICT q, float d)
 {
     int8_t values[32];
     for (int i = 0; i < 16; i++) {

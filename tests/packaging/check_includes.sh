@@ -3,7 +3,8 @@
 # usage: check_includes.sh ROOT. The dependency rule over #include lines: each folder's files include what its row
 # allows and no more. include <- format, ref <- core <- backends; tools, examples and bindings see include/ only.
 cd "$1" || exit 2
-find include src tools examples bindings -type f -name '*.[chS]' -exec grep -nE '^[ \t]*#[ \t]*include[ \t]*[<"]' {} + \
+find include src tools examples bindings -type f \( -name '*.[chS]' -o -name '*.cu' -o -name '*.cuh' \) \
+    -exec grep -nE '^[ \t]*#[ \t]*include[ \t]*[<"]' {} + \
     2>/dev/null | sed -E 's/^([^:]*):([0-9]+):[^<"]*([<"])([^>"]*).*/\1 \2 \3 \4/' | {
     bad=0
     while read -r file line quote name; do
@@ -16,10 +17,11 @@ find include src tools examples bindings -type f -name '*.[chS]' -exec grep -nE 
         [ -z "$target" ] && [ "$quote" = '<' ] && continue
         case $file in
         include/*)    allowed='include/' ;;
-        src/format/*) allowed='src/format/|src/half\.h|src/check\.h|include/' ;;
+        src/format/*) allowed='src/format/|src/(half|inline|check)\.h|include/' ;;
         src/ref/*)    allowed='src/ref/|include/' ;;
         src/readers/*) allowed='src/readers/|src/check\.h|include/' ;;
         src/cpu/*)    allowed='src/cpu/|src/format/|src/[^/]*$|include/' ;;
+        src/cuda/*)   allowed='src/cuda/|src/format/|src/[^/]*$|include/' ;;
         src/*/*)      allowed='' ;;
         src/*)        allowed='src/format/|src/readers/|src/[^/]*$|include/' ;;
         *)            allowed="$(dirname "$file")/|include/" ;;

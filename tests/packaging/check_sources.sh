@@ -10,7 +10,8 @@ list() {
         find . -name .git -prune -o -path './build*' -prune -o -type f -print | sed 's|^\./||'
 }
 
-list | grep -E '(\.(c|h|sh|py|cmake|def|yml|in)|/run|CMakeLists\.txt)$' | grep -vE '^(models|tests/data)/' | sort | {
+list | grep -E '(\.(c|h|cuh?|sh|py|cmake|def|yml|in)|/run|CMakeLists\.txt)$' | grep -vE '^(models|tests/data)/' |
+    sort | {
     bad=0 count=0
     while IFS= read -r file; do
         [ -e "$file" ] || continue

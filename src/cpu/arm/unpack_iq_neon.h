@@ -52,7 +52,7 @@ Q8_INLINE struct q8_unit q8_quants_iq1_s(const unsigned char *group, size_t unit
     unsigned high = load_16(group + 34 + 2 * unit);
     uint64_t rows[4];
     for (size_t k = 0; k < 4; k++)
-        rows[k] = iq_eighths(group[2 + 4 * unit + k] | (high >> 3 * k & 7) << 8, high >> 15);
+        rows[k] = iq_eighths(moe_iq_grids_iq1[group[2 + 4 * unit + k] | (high >> 3 * k & 7) << 8], high >> 15);
     return eighths(rows);
 }
 
@@ -69,7 +69,7 @@ Q8_INLINE struct q8_unit q8_quants_iq1_m(const unsigned char *group, size_t unit
     uint64_t rows[4];
     for (size_t k = 0; k < 4; k++) {
         unsigned high = group[32 + 2 * unit + k / 2] >> 4 * (k % 2) & 15;
-        rows[k] = iq_eighths(group[4 * unit + k] | (high & 7) << 8, high >> 3);
+        rows[k] = iq_eighths(moe_iq_grids_iq1[group[4 * unit + k] | (high & 7) << 8], high >> 3);
     }
     return eighths(rows);
 }
