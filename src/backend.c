@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "objects.h"
+#include "plugin.h"
 #include "route.h"
 
 #define X(name) extern const struct moe_backend_ops moe_##name##_ops;
@@ -18,20 +19,9 @@ static const struct moe_backend_ops *const backends[] = {
 #define X(name) #name " "
 static const char backend_list[] =
 #include "backends.def"
+#include "plugins.def"
     "";
 #undef X
-
-const char *moe_status_text(enum moe_status status)
-{
-    switch (status) {
-#define MOE_STATUS_CASE(code, NAME, text)                                                                              \
-    case MOE_##NAME:                                                                                                   \
-        return text;
-        MOE_STATUS_MAP(MOE_STATUS_CASE)
-#undef MOE_STATUS_CASE
-    }
-    return "unknown status";
-}
 
 const char *moe_version(void)
 {
@@ -45,7 +35,7 @@ uint32_t moe_abi_version(void)
 
 const char *moe_backend_name(size_t i)
 {
-    return i < MOE_ARRAY_SIZE(backends) ? backends[i]->name : NULL;
+    return i < MOE_ARRAY_SIZE(backends) ? backends[i]->name : moe_plugin_name(i - MOE_ARRAY_SIZE(backends));
 }
 
 /* The first required function that the table lacks; NULL: it is complete. */
@@ -111,6 +101,25 @@ enum moe_status moe_backend_open_ops(const struct moe_backend_ops *ops, const ch
     return MOE_OK;
 }
 
+static bool is_name(const char *name, const char *text, size_t length)
+{
+    return strlen(name) == length && strncmp(name, text, length) == 0;
+}
+
+static enum moe_status open_plugin(const char *name, const char *device, const struct moe_env *env,
+                                   struct moe_backend **out, struct moe_error *error)
+{
+    const struct moe_backend_ops *ops;
+    void *library;
+    MOE_TRY(moe_plugin_load(name, &ops, &library, error));
+    enum moe_status status = moe_backend_open_ops(ops, device, env, out, error);
+    if (status == MOE_OK)
+        (*out)->library = library;
+    else
+        moe_plugin_unload(library);
+    return status;
+}
+
 enum moe_status moe_backend_open(const char *name, const struct moe_env *env, struct moe_backend **out,
                                  struct moe_error *error)
 {
@@ -120,8 +129,12 @@ enum moe_status moe_backend_open(const char *name, const struct moe_env *env, st
     size_t length = strcspn(name, ":");
     const char *device = name[length] == ':' ? name + length + 1 : NULL;
     for (size_t i = 0; i < MOE_ARRAY_SIZE(backends); i++)
-        if (strlen(backends[i]->name) == length && strncmp(backends[i]->name, name, length) == 0)
+        if (is_name(backends[i]->name, name, length))
             return moe_backend_open_ops(backends[i], device, env, out, error);
+    const char *plugin;
+    for (size_t i = 0; (plugin = moe_plugin_name(i)) != NULL; i++)
+        if (is_name(plugin, name, length))
+            return open_plugin(plugin, device, env, out, error);
     return moe_fail(error, MOE_ERR_UNSUPPORTED, "this library has no backend \"%.*s\"; it has: %s",
                     (int)(length < 64 ? length : 64), name, backend_list);
 }
@@ -132,7 +145,9 @@ void moe_backend_close(struct moe_backend *backend)
         return;
     backend->ops->close(backend->self);
     struct moe_env env = backend->env;
+    void *library = backend->library;
     moe_free(&env, backend, sizeof *backend);
+    moe_plugin_unload(library);
 }
 
 enum moe_status moe_backend_describe(const struct moe_backend *backend,
@@ -258,7 +273,12 @@ enum moe_status moe_context_stats(struct moe_context *ctx, struct moe_stats *out
 {
     if (ctx == NULL)
         return MOE_ERR_ARGUMENT;
-    MOE_TRY(moe_write_params(out, &ctx->stats, sizeof ctx->stats));
+    struct moe_stats stats = ctx->stats;
+    if (out == NULL || out->struct_size < sizeof out->struct_size)
+        return MOE_ERR_ARGUMENT;
+    if (ctx->backend->ops->context_stats != NULL)
+        MOE_TRY(ctx->backend->ops->context_stats(ctx->ctx, &stats, reset));
+    MOE_TRY(moe_write_params(out, &stats, sizeof stats));
     if (reset)
         memset(&ctx->stats, 0, sizeof ctx->stats);
     return MOE_OK;

@@ -8,6 +8,18 @@
 
 enum { MOE_ALLOC_ALIGN = 64 };
 
+const char *moe_status_text(enum moe_status status)
+{
+    switch (status) {
+#define MOE_STATUS_CASE(code, NAME, text)                                                                              \
+    case MOE_##NAME:                                                                                                   \
+        return text;
+        MOE_STATUS_MAP(MOE_STATUS_CASE)
+#undef MOE_STATUS_CASE
+    }
+    return "unknown status";
+}
+
 enum moe_status moe_fail(struct moe_error *error, enum moe_status status, const char *text, ...)
 {
     if (error == NULL)

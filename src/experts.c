@@ -359,11 +359,11 @@ static enum moe_status provide_packed(struct moe_experts *experts, const struct 
         return status == MOE_OK ? status : moe_fail(error, status, "no memory for %zu bytes of experts", bytes);
     }
     experts->packed = own.packed;
-    bool host_memory = (experts->backend->ops->flags & MOE_BACKEND_HOST_MEMORY) != 0;
+    bool addresses = (experts->backend->ops->flags & (MOE_BACKEND_HOST_MEMORY | MOE_BACKEND_ADDRESSES)) != 0;
     size_t end;
     if (own.packed.size < bytes || !moe_add(&end, own.packed.offset, own.packed.size))
         return moe_fail(error, MOE_ERR_ARGUMENT, "packed has %zu bytes, the experts need %zu", own.packed.size, bytes);
-    if (host_memory && ((uintptr_t)own.packed.base + own.packed.offset) % PACK_ALIGN != 0)
+    if (addresses && ((uintptr_t)own.packed.base + own.packed.offset) % PACK_ALIGN != 0)
         return moe_fail(error, MOE_ERR_ARGUMENT, "packed is not aligned to %d bytes", PACK_ALIGN);
     return MOE_OK;
 }

@@ -8,16 +8,16 @@ enum { WORKSPACE_ALIGN = 256, MAX_RANGES = 16 };
 
 enum mode { FORWARD, ROUTE, COMBINE };
 
-static bool host_memory(const struct moe_backend *backend)
+static bool has_addresses(const struct moe_backend *backend)
 {
-    return (backend->ops->flags & MOE_BACKEND_HOST_MEMORY) != 0;
+    return (backend->ops->flags & (MOE_BACKEND_HOST_MEMORY | MOE_BACKEND_ADDRESSES)) != 0;
 }
 
 /* ---- checks of a call ---- */
 
 /* Checks views of one call, and that outputs lie apart from the rest. */
 struct checker {
-    bool host_memory, ok;
+    bool addresses, ok;
     struct moe_range ranges[MAX_RANGES];
     size_t count;
 };
@@ -26,9 +26,9 @@ struct checker {
 static void check(struct checker *checker, struct moe_view *view, size_t rows, size_t cols, unsigned allow,
                   bool written)
 {
-    if (!moe_view_check(view, rows, cols, allow, checker->host_memory))
+    if (!moe_view_check(view, rows, cols, allow, checker->addresses))
         checker->ok = false;
-    else if (checker->host_memory && checker->count < MAX_RANGES)
+    else if (checker->addresses && checker->count < MAX_RANGES)
         checker->ranges[checker->count++] = moe_view_range(view, rows, cols, written);
 }
 
@@ -110,7 +110,7 @@ static void check_routing(struct checker *checker, const struct moe_layer *layer
 
 static enum moe_status check_views(const struct moe_layer *layer, struct moe_layer_io *io, enum mode mode)
 {
-    struct checker checker = {.host_memory = host_memory(layer->backend), .ok = true};
+    struct checker checker = {.addresses = has_addresses(layer->backend), .ok = true};
     size_t hidden_size = layer->desc.hidden_size, expert_width = layer->desc.experts->hidden_size;
     size_t pairs = io->num_tokens * io->top_k;
     bool out_pairs = (io->flags & MOE_OUT_PAIRS) != 0;
@@ -124,7 +124,7 @@ static enum moe_status check_views(const struct moe_layer *layer, struct moe_lay
     if (mode == ROUTE && (io->out_ids.base == NULL || io->out_weights.base == NULL))
         checker.ok = false;
     check_routing(&checker, layer, io, mode);
-    if (checker.host_memory && io->workspace.base != NULL) {
+    if (checker.addresses && io->workspace.base != NULL) {
         uintptr_t base = (uintptr_t)io->workspace.base;
         size_t end;
         if (!moe_add(&end, io->workspace.offset, io->workspace.size) || end > UINTPTR_MAX - base)
@@ -259,7 +259,7 @@ enum moe_status moe_layer_workspace_size(const struct moe_context *ctx, const st
 /* The buffer contract of moe_forward: every view with its length. */
 static enum moe_status check_buffers(struct moe_forward_params *p, struct moe_layer_io *io)
 {
-    struct checker checker = {.host_memory = host_memory(p->ctx->backend), .ok = true};
+    struct checker checker = {.addresses = has_addresses(p->ctx->backend), .ok = true};
     size_t gate_up;
     if (!moe_mul(&gate_up, p->expert_intermediate, 2))
         return MOE_ERR_ARGUMENT;

@@ -11,6 +11,7 @@ struct moe_backend {
     struct moe_env env;
     const struct moe_backend_ops *ops;
     void *self;
+    void *library; /* that ops is in; NULL: not of one that moe_backend_open loaded */
 };
 
 /* Host memory of a context for the composer, which may not allocate: read-back windows and one token's routing. */

@@ -13,7 +13,7 @@ static bool format_allowed(enum moe_format format, unsigned allow)
     return format == MOE_FORMAT_I64 && (allow & (MOE_ALLOW_INDEX | MOE_ALLOW_I64)) != 0;
 }
 
-bool moe_view_check(struct moe_view *view, size_t rows, size_t cols, unsigned allow, bool host_memory)
+bool moe_view_check(struct moe_view *view, size_t rows, size_t cols, unsigned allow, bool addresses)
 {
     if (view->base == NULL || !format_allowed(view->format, allow))
         return false;
@@ -26,7 +26,7 @@ bool moe_view_check(struct moe_view *view, size_t rows, size_t cols, unsigned al
         return false;
     if ((rows > 1 && view->stride < row_bytes) || bytes > view->size || !moe_add(&end, view->offset, view->size))
         return false;
-    if (!host_memory)
+    if (!addresses)
         return true;
     size_t align = moe_format_info(view->format)->block_bytes;
     return end <= UINTPTR_MAX - (uintptr_t)view->base && ((uintptr_t)view->base + view->offset) % align == 0 &&

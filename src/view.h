@@ -30,8 +30,8 @@ enum {
 };
 
 /* A view holds rows x cols values of an allowed format: its stride is at least a row, everything lies inside size, and
- * on host memory values are aligned. Fills in a stride of 0. rows 0 needs no memory. */
-bool moe_view_check(struct moe_view *view, size_t rows, size_t cols, unsigned allow, bool host_memory);
+ * where bases are addresses values are aligned. Fills in a stride of 0. rows 0 needs no memory. */
+bool moe_view_check(struct moe_view *view, size_t rows, size_t cols, unsigned allow, bool addresses);
 
 /* Row r of a checked view. */
 static inline struct moe_view moe_view_row(const struct moe_view *view, size_t r)
@@ -51,7 +51,7 @@ static inline struct moe_view moe_view_from(const struct moe_view *view, size_t 
     return rest;
 }
 
-/* Bytes that a call touches on host memory. */
+/* Addresses that a call touches. */
 struct moe_range {
     const unsigned char *begin, *end;
     bool written;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // For authors of a backend: one table of functions. Not stable before 1.0: a backend is built against one
-// MOE_BACKEND_ABI. docs/add-a-backend.md walks through it, examples/own_backend.c is a whole one.
+// MOE_BACKEND_ABI. docs/add-a-backend.md walks through it, examples/own_backend.c is a whole one. ABI 3 has
+// context_stats and MOE_BACKEND_ADDRESSES.
 //
 // Fill the required functions and every call of moe.h works, run from primitives by the core. Then write layer_* for
 // speed. The core has checked what arrives here: sizes agree, views are large enough and do not overlap. A view's base
@@ -15,7 +16,7 @@
 extern "C" {
 #endif
 
-#define MOE_BACKEND_ABI 2
+#define MOE_BACKEND_ABI 3
 
 /* Scales of a matrix in backend memory: the value at (r, c) is (q - zero - zero_offset) * scale * factor, of block row
  * i = (first_row + r) / block_rows and block column j = column_block ? column_block[c] : c / block_cols. */
@@ -123,7 +124,8 @@ struct moe_layer_desc {
 enum moe_backend_flags {
     MOE_BACKEND_HOST_MEMORY = 1,  /* base is a host address: host weights are read in place, views are checked for
                                      alignment and overlap */
-    MOE_BACKEND_SCALES = 2        /* linear takes slices with scales; otherwise such weights are copied as f32 */
+    MOE_BACKEND_SCALES = 2,       /* linear takes slices with scales; otherwise such weights are copied as f32 */
+    MOE_BACKEND_ADDRESSES = 4     /* base is an address, though not the host's: views are checked as with HOST_MEMORY */
 };
 
 struct moe_backend_ops {
@@ -159,6 +161,9 @@ struct moe_backend_ops {
     /* -- optional (NULL) ------------------------------------------------------------------------------------------ */
     enum moe_status (*set_stream)(void *ctx, void *stream);
     void (*describe)(const void *self, void (*line)(void *user, const char *key, const char *value), void *user);
+    /* Add what the device has counted of skipped pairs and rows without a finite logit, where layer_* leave that to it;
+     * waits for the work queued before. reset: it counts from 0 again. */
+    enum moe_status (*context_stats)(void *ctx, struct moe_stats *stats, bool reset);
 
     /* -- optional: a layer fused as the backend likes; all of them (layer_forward_team may be NULL), or none ----- */
     /* Everything that can fail, allocate or load happens here; sets the last four fields of info. ERR_UNSUPPORTED:

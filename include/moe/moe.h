@@ -109,11 +109,15 @@ struct moe_view {
 struct moe_backend;   /* an opened device */
 struct moe_context;   /* threads or a stream, and counters; one call at a time */
 
-/* Names of the backends built into this library, i = 0, 1, ...; NULL past the last. */
+/* Names that moe_backend_open knows, i = 0, 1, ...; NULL past the last: backends built into this library, then those
+ * that are libraries of their own, installed or not. Opening one tells whether this machine has it. */
 MOE_API const char *moe_backend_name(size_t i);
 
 /* Open "cpu", or "cpu:LEVEL" to use no kernels above an instruction-set level ("cpu:c", "cpu:avx2"; tests, bug
- * reports). ERR_UNSUPPORTED: no backend of that name, or this machine lacks it. ERR_MEMORY. */
+ * reports); "cuda", or "cuda:N" for the N-th GPU that CUDA shows to the process, from 0 (no N: 0). "cuda" is a library
+ * of its own, found as the loader finds libraries: beside libmoe.so, where it is installed, or where the program's
+ * RUNPATH or LD_LIBRARY_PATH says; once loaded it stays. ERR_UNSUPPORTED: no backend of that name, its library is not
+ * found, or this machine lacks it. ERR_ARGUMENT: what follows ":" means nothing. ERR_MEMORY, ERR_DEVICE. */
 MOE_API enum moe_status moe_backend_open(const char *name, const struct moe_env *env, struct moe_backend **out,
                                          struct moe_error *error);
 MOE_API void moe_backend_close(struct moe_backend *backend);
@@ -145,9 +149,12 @@ MOE_API enum moe_status moe_context_create(struct moe_backend *backend, const st
                                            struct moe_context **out, struct moe_error *error);
 MOE_API void moe_context_destroy(struct moe_context *ctx);
 
-/* The stream that following calls queue their work on. ERR_UNSUPPORTED on backends without streams (cpu). */
+/* The stream that following calls queue their work on. cuda: a cudaStream_t of the backend's GPU, NULL the default
+ * stream; a new context has one of its own. The stream may be capturing: what would wait for the device then gives
+ * ERR_UNSUPPORTED (sync, mem_read, mem_write, stats, composed layers, moe_forward), and the capture goes on.
+ * ERR_UNSUPPORTED on backends without streams (cpu). ERR_ARGUMENT: a stream of another GPU. */
 MOE_API enum moe_status moe_context_set_stream(struct moe_context *ctx, void *stream);
-/* Wait for all queued work. ERR_DEVICE if any of it failed. */
+/* Wait for the work queued on the context's stream. ERR_DEVICE if any of it failed. */
 MOE_API enum moe_status moe_context_sync(struct moe_context *ctx);
 
 /* Copy between host memory and the backend's. Done on return, ordered after the work queued before. */
@@ -162,7 +169,7 @@ struct moe_stats {
     uint64_t skipped_pairs;    /* pairs whose id was outside 0..num_experts-1, or mapped to -1 */
     uint64_t dispatches;       /* backend primitives issued (copy, linear, glu, scaled_add) */
 };
-/* out->struct_size set by the caller. reset: count from 0 again. */
+/* out->struct_size set by the caller. reset: count from 0 again. Waits for queued work, whose counts it has. */
 MOE_API enum moe_status moe_context_stats(struct moe_context *ctx, struct moe_stats *out, bool reset);
 
 /* ---- expert weights ------------------------------------------------------------------------------------- */
