@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# libmoe_cuda.so, the CUDA backend: a library of its own that libmoe loads when "cuda" is asked for. CUDA's runtime is in
-# it, and its own copies of what it needs of the core; it has one symbol, moe_cuda_ops.
+# libmoe_cuda.so, the CUDA backend: a library of its own that libmoe loads when "cuda" is asked for. CUDA's runtime is
+# in it, and its own copies of what it needs of the core; it has one symbol, moe_cuda_ops.
 if(NOT MOE_CUDA MATCHES "^(AUTO|ON|OFF)$")
     message(FATAL_ERROR "MOE_CUDA is ON, OFF or AUTO, not ${MOE_CUDA}")
 endif()
@@ -38,5 +38,6 @@ set_target_properties(moe_cuda PROPERTIES
 # addition are fused only where a kernel says so, and warnings count.
 target_compile_options(moe_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:
     "SHELL:-gencode arch=compute_80,code=[sm_80,compute_80]" "SHELL:-gencode arch=compute_90a,code=sm_90a"
-    --fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-fno-exceptions,-fno-threadsafe-statics $<$<BOOL:${MOE_WERROR}>:-Werror=all-warnings>>)
+    --fmad=false -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-fno-exceptions,-fno-threadsafe-statics
+    $<$<BOOL:${MOE_WERROR}>:-Werror=all-warnings>>)
 target_link_options(moe_cuda PRIVATE LINKER:--no-undefined LINKER:--exclude-libs,ALL LINKER:--as-needed)

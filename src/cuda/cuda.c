@@ -159,8 +159,8 @@ static enum moe_status find_device(struct moe_cuda *device, const char *text, st
     if (result != cudaSuccess)
         return explain_start(device, result, error);
     if (device->index >= count)
-        return moe_fail(error, MOE_ERR_UNSUPPORTED, "there is no GPU %d: CUDA shows %d to this process, numbered from 0",
-                        device->index, count);
+        return moe_fail(error, MOE_ERR_UNSUPPORTED,
+                        "there is no GPU %d: CUDA shows %d to this process, numbered from 0", device->index, count);
     result = read_device(device);
     if (result != cudaSuccess)
         return explain_start(device, result, error);

@@ -2,9 +2,9 @@
 // The primitives' kernels: any format, any size, in exact f32, one row or run of values after the other. What is to be
 // fast is a fused layer; these are what it is compared with.
 //
-// linear: a warp takes a row. Each lane takes 32 neighbouring columns, then those 1024 further on, ...: it sums products
-// in 8 partial sums of 4, adds these in a tree, the results ascending, and the lanes are added in a tree. A product so
-// passes through 1 + 3 + 3 + cols / 1024 + 5 roundings, and no order depends on anything but cols.
+// linear: a warp takes a row. Each lane takes 32 neighbouring columns, then those 1024 further on, ...: it sums their
+// products in 8 partial sums of 4, adds these in a tree, the results ascending, and the lanes are added in a tree. A
+// product so passes through at most 1 + 3 + 3 + cols / 1024 + 5 roundings; no order depends on anything but cols.
 #include "cuda/primitives.h"
 
 #include "act.h"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# cmake -D BUILD= -D SOURCE= -D WORK= -D CC= -D GENERATOR= -D LIBDIR= -P: install a build, move the copy elsewhere, and
-# use it from an outside project, by find_package and by pkg-config.
+# cmake -D BUILD= -D SOURCE= -D WORK= -D CC= -D GENERATOR= -D LIBDIR= -D PLUGINS= -P: install a build, move the copy
+# elsewhere, and use it from an outside project, by find_package and by pkg-config.
 
 # run(WHAT COMMAND...): its output in `output`; stops if it fails.
 function(run what)
@@ -45,6 +45,17 @@ if(at EQUAL -1 AND other EQUAL -1)
     message(FATAL_ERROR "the installed moe loads another library:\n${output}")
 endif()
 run("moe info" ${prefix}/bin/moe info)
+
+# And that the backends that are libraries of their own, whether or not this machine has what they are for.
+foreach(plugin ${PLUGINS})
+    if(NOT EXISTS ${lib}/${plugin})
+        message(FATAL_ERROR "not installed: ${plugin}")
+    endif()
+    string(FIND "${output}" "cannot be loaded" at)
+    if(NOT at EQUAL -1)
+        message(FATAL_ERROR "the installed libmoe does not find ${plugin}:\n${output}")
+    endif()
+endforeach()
 
 # An outside project.
 run("configure" ${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/consumer -G ${GENERATOR} -DCMAKE_C_COMPILER=${CC}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# usage: check_soname.sh READELF LIBRARY MOE.H. The soname carries MOE_ABI_VERSION of the header.
+# usage: check_soname.sh READELF LIBRARY NAME HEADER MACRO. The soname is NAME.so with the number of the header's macro.
 set -eu
-want=libmoe.so.$(awk '$2 == "MOE_ABI_VERSION" { print $3; exit }' "$3")
+want=$3.so.$(awk -v macro="$5" '$2 == macro { print $3; exit }' "$4")
 have=$("$1" -d "$2" | sed -n 's/.*(SONAME).*\[\(.*\)\]$/\1/p')
-[ "$have" = "$want" ] || { echo "soname is $have, moe.h says $want"; exit 1; }
+[ "$have" = "$want" ] || { echo "soname is $have, $4 says $want"; exit 1; }
