@@ -12,12 +12,12 @@
 #include "cuda/launch.cuh"
 #include "scales_row.h"
 
-enum { THREADS = 256, WARP = 32, WARPS = THREADS / WARP, PARTS = 8 };
+enum { THREADS = 256, WARP = 32, WARPS = THREADS / WARP, PARTS = 8, BLOCKS_PER_SM = 32 };
 
-/* Blocks for n values, each thread one, then those a grid further on. */
-static unsigned blocks_for(size_t n, size_t per_block)
+/* Blocks for n values or rows; those that a grid this large leaves come in its second turn. */
+static unsigned blocks_for(const struct moe_cuda_context *ctx, size_t n, size_t per_block)
 {
-    const size_t most = 1 << 20;
+    size_t most = BLOCKS_PER_SM * (size_t)ctx->device->num_sms;
     size_t blocks = n / per_block + (n % per_block != 0);
     return (unsigned)(blocks < most ? blocks : most);
 }
@@ -116,23 +116,23 @@ static __global__ void linear_kernel(const struct moe_cuda_linear_params p)
 
 cudaError_t moe_cuda_launch_copy(const struct moe_cuda_context *ctx, const struct moe_cuda_copy_params *params)
 {
-    return moe_launch(copy_kernel, blocks_for(params->n, THREADS), THREADS, 0, ctx->stream, false, *params);
+    return moe_launch(copy_kernel, blocks_for(ctx, params->n, THREADS), THREADS, 0, ctx->stream, false, *params);
 }
 
 cudaError_t moe_cuda_launch_linear(const struct moe_cuda_context *ctx, const struct moe_cuda_linear_params *params)
 {
-    return moe_launch(linear_kernel, blocks_for(params->rows, WARPS), THREADS, 0, ctx->stream, false, *params);
+    return moe_launch(linear_kernel, blocks_for(ctx, params->rows, WARPS), THREADS, 0, ctx->stream, false, *params);
 }
 
 cudaError_t moe_cuda_launch_glu(const struct moe_cuda_context *ctx, const struct moe_cuda_glu_params *params)
 {
-    return moe_launch(glu_kernel, blocks_for(params->n, THREADS), THREADS, 0, ctx->stream, false, *params);
+    return moe_launch(glu_kernel, blocks_for(ctx, params->n, THREADS), THREADS, 0, ctx->stream, false, *params);
 }
 
 cudaError_t moe_cuda_launch_scaled_add(const struct moe_cuda_context *ctx,
                                        const struct moe_cuda_scaled_add_params *params)
 {
-    return moe_launch(scaled_add_kernel, blocks_for(params->n, THREADS), THREADS, 0, ctx->stream, false, *params);
+    return moe_launch(scaled_add_kernel, blocks_for(ctx, params->n, THREADS), THREADS, 0, ctx->stream, false, *params);
 }
 
 cudaError_t moe_cuda_primitives_load(int *code_version)

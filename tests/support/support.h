@@ -62,6 +62,9 @@ void test_assert_status_(enum moe_status status, enum moe_status expected, const
 #define test_assert_most(value, limit, what) test_assert_most_(value, limit, what, __FILE__, __LINE__)
 void test_assert_most_(double value, double limit, const char *what, const char *file, int line);
 
+/* How far glu may be from moe_ref_glu, as docs/numerics.md promises (bounds.c). */
+double test_glu_bound(const struct moe_act *act, double g, double u, bool gated);
+
 /* ---- tensors of a file (tensors.c) ------------------------------------------------------------------------ */
 
 /* Tensor "layerN.what" of an open file as doubles, shape [*rows, *cols] (both may be NULL); NULL if there is none.
