@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The layer's router: products and sums in double. Bound by the router's bytes for few tokens, by double arithmetic for
-// many. Every sum has one order: columns in blocks of 128, part p of 8 takes the blocks p, p + 8, ..., lane l in each of
-// them the columns 4 l .. 4 l + 3, in ascending order; the parts of a lane are added in ascending order, then the
-// lanes, halves first. A product of two floats is exact, so it does not matter where it is fused.
+// The layer's router: products and sums in double. Bound by the router's bytes for few tokens, by double arithmetic
+// for many. Every sum has one order: columns in blocks of 128, part p of 8 takes the blocks p, p + 8, ..., lane l in
+// each of them the columns 4 l .. 4 l + 3, in ascending order; the parts of a lane are added in ascending order, then
+// the lanes, halves first. A product of two floats is exact, so it does not matter where it is fused.
 #include "cuda/launch.cuh"
 #include "cuda/logits.h"
 #include "cuda/plan.cuh"

@@ -204,7 +204,7 @@ cudaError_t moe_plan_launch(const struct moe_cuda_routing *routing, bool placed,
     cudaError_t error = moe_launch(moe_plan_count_kernel, params.num_chunks, threads,
                                    routing->sorts ? num_matrices * sizeof(uint32_t) : 0, stream, overlap, params);
     if (error == cudaSuccess && routing->sorts)
-        error = moe_launch(moe_plan_place_kernel, params.num_chunks, threads, moe_plan_place_bytes(num_matrices), stream,
-                           true, params);
+        error = moe_launch(moe_plan_place_kernel, params.num_chunks, threads, moe_plan_place_bytes(num_matrices),
+                           stream, true, params);
     return error;
 }

@@ -65,7 +65,8 @@ MOE_DEVICE void moe_route_sync(const struct moe_route_team &team)
 
 /* ---- logits ---- */
 
-/* Of token t, softcapped, into shared memory. False: none of them is finite. *max: the largest, if a softmax wants it. */
+/* Of token t, softcapped, into shared memory. False: none of them is finite. *max: the largest, if a softmax over all
+ * wants it. */
 MOE_DEVICE bool moe_route_logits(const struct moe_cuda_routing &r, const struct moe_route_team &team, uint32_t t,
                                  double *max)
 {
@@ -215,7 +216,8 @@ MOE_DEVICE void moe_route_groups(const struct moe_cuda_routing &r, const struct 
         }
     }
     moe_route_sync(team);
-    const uint64_t last_key = team.notes->last_group_key, dropped = moe_key(router.group_mask_zero ? 0.0 : -MOE_ENDLESS);
+    const uint64_t last_key = team.notes->last_group_key;
+    const uint64_t dropped = moe_key(router.group_mask_zero ? 0.0 : -MOE_ENDLESS);
     const uint32_t last = team.notes->last_group;
     for (uint32_t e = begin; e < competing; e += stride) {
         const uint32_t g = e / size;

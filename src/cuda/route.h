@@ -57,8 +57,7 @@ struct moe_cuda_routing {
     uint32_t num_zero_experts;          /* the last of them */
     uint32_t num_matrices;
     uint32_t hidden_size;               /* of router_x */
-    uint32_t multiprocessors;
-    bool sorts;                         /* false: places[pair] is the pair's matrix, or as above, and no more of the plan
+    bool sorts;                         /* false: places[pair] is the pair's matrix, or as above; no more of the plan
                                            is written (route, combine) */
     struct moe_cuda_router router;      /* not used with ids */
     struct moe_cuda_rows logits, router_x;    /* f32, f16, bf16 */

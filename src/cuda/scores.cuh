@@ -62,12 +62,12 @@ MOE_DEVICE double moe_score_sqrt_softplus(double z)
     return sqrt((z > 0.0 ? z : 0.0) + log1p(exp(-fabs(z))));
 }
 
-/* exp(z - max), where an infinite max leaves 1 to those that reach it and 0 to the rest; NaN: 0. */
+/* exp(z - max), where an infinite max leaves 1 to those that reach it and 0 to the rest; NaN and -inf: 0. */
 MOE_DEVICE double moe_score_term(double z, double max)
 {
-    if (z == max)
-        return 1.0;
-    return z != z || max == MOE_ENDLESS ? 0.0 : exp(z - max);
+    if (!(z > -MOE_ENDLESS))
+        return 0.0;
+    return z == max ? 1.0 : exp(z - max);
 }
 
 /* The largest of a softmax, and its sum. */
