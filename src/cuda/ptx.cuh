@@ -96,6 +96,22 @@ MOE_DEVICE void moe_keep(int32_t value)
     asm volatile("" ::"r"(value));
 }
 
+/* ---- f16, in the low half of a word; pairs with the first in the low half ---- */
+
+MOE_DEVICE float moe_f16_value(uint32_t bits)
+{
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"((uint16_t)bits));
+    return f;
+}
+
+MOE_DEVICE uint32_t moe_f16x2(float low, float high)
+{
+    uint32_t d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+
 /* ---- barriers of a part of a block; 0 is __syncthreads' ---- */
 
 MOE_DEVICE void moe_barrier(int id, int threads)
