@@ -30,7 +30,7 @@ struct moe_cuda_combine {
     const int32_t *places;          /* [num_tokens * top_k]: rows of y, or as above. NULL, by_pair: none is skipped */
     const float *weights;           /* [num_tokens * top_k]; NULL: 1 */
     bool weight_on_input;           /* weights are those of zero experts only, other experts' count as 1 */
-    bool by_pair;                   /* y has a row for each pair, also for zero experts; places only tell which to skip */
+    bool by_pair;                   /* y has a row for each pair, zero experts' too; places only tell which to skip */
     struct moe_cuda_rows y;
     struct moe_cuda_rows x;         /* [num_tokens, cols], for zero experts; data NULL: there are none */
     float routed_scale, out_scale;  /* 1: none */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// finish.h's work for one token, by a block of 256 threads, whatever kernel it is in. Thread i takes columns i, i + 256,
-// ... in ascending order, so column modulo 8 is thread modulo 8: 32 parts of a lane, 4 in each warp. A row is read once
-// for the sum and again, from a cache, for the result.
+// finish.h's work for one token, by a block of 256 threads, whatever kernel it is in. Thread i takes columns i, i +
+// 256, ... in ascending order, so column modulo 8 is thread modulo 8: 32 parts of a lane, 4 in each warp. A row is read
+// once for the sum and again, from a cache, for the result.
 #ifndef MOE_CUDA_FINISH_CUH
 #define MOE_CUDA_FINISH_CUH
 
@@ -16,8 +16,8 @@ struct moe_finish_parts {
     double sums[MOE_FINISH_WARPS][MOE_FINISH_LANES];
 };
 
-/* lanes[i]: the sum of what threads i, i + 8, ... bring; each thread gets all of them. Within a warp pairs are added, and
- * pairs of these; warps are added ascending. All threads of the block. */
+/* lanes[i]: the sum of what threads i, i + 8, ... bring; each thread gets all of them. Within a warp pairs are added,
+ * and pairs of these; warps are added ascending. All threads of the block. */
 MOE_DEVICE void moe_finish_lanes(double lanes[MOE_FINISH_LANES], double sum, struct moe_finish_parts *parts)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -12,10 +12,10 @@
 extern "C" {
 #endif
 
-/* out = norm(x), or out = out + norm(x): x / sqrt(mean of x^2 + eps), by sqrt(cols) as well with unit, times scale; each
- * value is rounded to f32 once, and added to. A row of zeros stays zeros. Either out or rows is set: rows are bf16 for a
- * product, as struct moe_cuda_prepared has them. Rows of tokens from live_tokens on become zeros, or stay as they are
- * with accumulate. */
+/* out = norm(x), or out = out + norm(x): x / sqrt(mean of x^2 + eps), with unit by sqrt(cols) as well, times scale. A
+ * value is rounded to f32 once, then to out's format, or added to it. A row of zeros stays zeros. Either out or rows is
+ * set: rows are bf16 for a product, as struct moe_cuda_prepared has them. Rows of tokens from live_tokens on become
+ * zeros, or stay as they are with accumulate. */
 struct moe_cuda_norm {
     const float *x;               /* [num_tokens, cols] */
     size_t x_stride;              /* values */

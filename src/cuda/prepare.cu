@@ -20,8 +20,8 @@ cudaError_t moe_cuda_prepare(const struct moe_cuda_prepare *prepare, cudaStream_
     uint64_t pieces = moe_prepare_pieces(*prepare), blocks = (pieces + THREADS / 32 - 1) / (THREADS / 32);
     if (blocks == 0)
         return cudaSuccess;
-    return moe_launch(prepare_kernel, (unsigned)(blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS), THREADS, 0, stream, overlap,
-                      *prepare);
+    blocks = blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS;
+    return moe_launch(prepare_kernel, (unsigned)blocks, THREADS, 0, stream, overlap, *prepare);
 }
 
 cudaError_t moe_cuda_prepare_load(void)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // prepare.h's work in pieces that warps take, alone (prepare.cu) or beside other work of a kernel. A piece is a segment
-// of 256 positions of a row: eight a lane, 16 bytes of bf16. Bound by memory: per value it reads 2 or 4 bytes and writes
-// 2 an output; 2048 threads a multiprocessor have 32 KB under way.
+// of 256 positions of a row: eight a lane, 16 bytes of bf16. Bound by memory: of each value it reads 2 or 4 bytes and
+// writes 2 for each output; the 2048 threads of a multiprocessor have 32 KB under way.
 #ifndef MOE_CUDA_PREPARE_CUH
 #define MOE_CUDA_PREPARE_CUH
 

@@ -38,8 +38,8 @@ struct moe_cuda_prepare {
     struct moe_cuda_padding paddings[2];
 };
 
-/* Queued on a stream; nothing where there is nothing to do. cudaErrorInvalidValue: values that are not aligned. overlap:
- * see moe_launch. */
+/* Queued on a stream; nothing where there is nothing to do. cudaErrorInvalidValue: values that are not aligned.
+ * overlap: see moe_launch. */
 cudaError_t moe_cuda_prepare(const struct moe_cuda_prepare *prepare, cudaStream_t stream, bool overlap);
 cudaError_t moe_cuda_prepare_load(void);     /* everything that a launch would load; not under capture */
 
