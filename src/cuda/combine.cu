@@ -6,7 +6,8 @@
 #include "cuda/launch.cuh"
 #include "cuda/prepare.cuh"
 
-enum { COLUMNS = 4, SLOTS = 8, MAX_THREADS = 256, FEW_BLOCKS = 256, MAX_BLOCKS = 0x7fffffff };
+enum { COLUMNS = 4, SLOTS = 8, MAX_THREADS = 256, FEW_BLOCKS = 256 };
+static const uint64_t most_blocks = 0x7fffffff;
 
 struct combine_params {
     struct moe_cuda_combine c;
@@ -172,7 +173,7 @@ cudaError_t moe_cuda_combine(const struct moe_cuda_combine *combine, cudaStream_
         return cudaSuccess;
     cut(&params.tiles, &threads, rows, combine->cols);
     blocks = rows * params.tiles;
-    return moe_launch(kernel, (unsigned)(blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS), threads, 0, stream, overlap,
+    return moe_launch(kernel, (unsigned)(blocks < most_blocks ? blocks : most_blocks), threads, 0, stream, overlap,
                       params);
 }
 

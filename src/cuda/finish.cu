@@ -3,7 +3,7 @@
 
 #include "cuda/launch.cuh"
 
-enum { MAX_BLOCKS = 0x7fffffff };
+static const uint32_t most_blocks = 0x7fffffff;
 
 static __global__ void __launch_bounds__(MOE_FINISH_THREADS) norm_kernel(const __grid_constant__ moe_cuda_norm params)
 {
@@ -28,7 +28,7 @@ static __global__ void __launch_bounds__(MOE_FINISH_THREADS)
 
 static unsigned blocks_of(uint32_t num_tokens)
 {
-    return num_tokens < MAX_BLOCKS ? num_tokens : MAX_BLOCKS;
+    return num_tokens < most_blocks ? num_tokens : most_blocks;
 }
 
 cudaError_t moe_cuda_finish_norm(const struct moe_cuda_norm *norm, cudaStream_t stream, bool overlap)

@@ -3,7 +3,8 @@
 
 #include "cuda/launch.cuh"
 
-enum { THREADS = 128, MAX_BLOCKS = 0x7fffffff };
+enum { THREADS = 128 };
+static const uint64_t most_blocks = 0x7fffffff;
 
 static __global__ void __launch_bounds__(THREADS) prepare_kernel(const __grid_constant__ struct moe_cuda_prepare params)
 {
@@ -20,7 +21,7 @@ cudaError_t moe_cuda_prepare(const struct moe_cuda_prepare *prepare, cudaStream_
     uint64_t pieces = moe_prepare_pieces(*prepare), blocks = (pieces + THREADS / 32 - 1) / (THREADS / 32);
     if (blocks == 0)
         return cudaSuccess;
-    blocks = blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS;
+    blocks = blocks < most_blocks ? blocks : most_blocks;
     return moe_launch(prepare_kernel, (unsigned)blocks, THREADS, 0, stream, overlap, *prepare);
 }
 

@@ -275,7 +275,7 @@ static void add(float &sum, bool &any, float weight, float y)
 }
 
 /* A value of out as src/cpu's combine_cpu.c and finish_cpu.c compute it. */
-static void expect_value(combine_case &k, uint32_t t, uint32_t col)
+static void sum_value(combine_case &k, uint32_t t, uint32_t col)
 {
     const struct moe_cuda_combine &c = k.c;
     float sum = 0.0f;
@@ -308,7 +308,7 @@ static void expect_value(combine_case &k, uint32_t t, uint32_t col)
         k.out->put(t, col, any ? sum : 0.0f);
 }
 
-static void expect_pair(combine_case &k, size_t p, uint32_t col)
+static void pair_value(combine_case &k, size_t p, uint32_t col)
 {
     int32_t place = p / k.c.top_k < k.live ? k.places->host[p] : (int32_t)MOE_PLACE_SKIPPED;
     float value = place >= 0 ? k.y->get((size_t)place, col) : 0.0f;
@@ -369,9 +369,9 @@ static void run_combine(unsigned round)
     k.c.accumulate = !out_pairs && one_in(2);
     for (uint32_t col = 0; col < cols; col++) {
         for (uint32_t t = 0; !out_pairs && t < num_tokens; t++)
-            expect_value(k, t, col);
+            sum_value(k, t, col);
         for (size_t p = 0; out_pairs && p < pairs; p++)
-            expect_pair(k, p, col);
+            pair_value(k, p, col);
     }
     OK(moe_cuda_combine(&k.c, NULL, false));
     out.same("out", round);

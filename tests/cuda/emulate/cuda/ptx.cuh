@@ -6,6 +6,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "half.h"
+
 #define MOE_DEVICE static inline
 
 /* ---- tensor cores. Sums are in double, rounded once: inside an mma the hardware has an order of its own ---- */
@@ -74,6 +76,18 @@ MOE_DEVICE uint32_t moe_bf16x2_add(uint32_t a, uint32_t b)
 MOE_DEVICE uint32_t moe_bf16x2_mul(uint32_t a, uint32_t b)
 {
     return moe_bf16x2_fma(a, b, 0x80008000u);
+}
+
+/* ---- f16, in the low half of a word; pairs with the first in the low half. A NaN becomes 0x7fff ---- */
+
+MOE_DEVICE float moe_f16_value(uint32_t bits)
+{
+    return moe_f16_to_f32((uint16_t)bits);
+}
+
+MOE_DEVICE uint32_t moe_f16x2(float low, float high)
+{
+    return (low == low ? moe_f32_to_f16(low) : 0x7fffu) | (high == high ? moe_f32_to_f16(high) : 0x7fffu) << 16;
 }
 
 /* ---- barriers of a part of a block; 0 is __syncthreads' ---- */
