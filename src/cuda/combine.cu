@@ -7,7 +7,6 @@
 #include "cuda/prepare.cuh"
 
 enum { COLUMNS = 4, SLOTS = 8, MAX_THREADS = 256, FEW_BLOCKS = 256 };
-static const uint64_t most_blocks = 0x7fffffff;
 
 struct combine_params {
     struct moe_cuda_combine c;
@@ -98,19 +97,16 @@ MOE_DEVICE void sum_token(const struct moe_cuda_combine &c, uint32_t t, uint32_t
 }
 
 template <int format>
-static __global__ void __launch_bounds__(MAX_THREADS) combine_kernel(const __grid_constant__ combine_params params)
+static __global__ void __launch_bounds__(MAX_THREADS, 2) combine_kernel(const __grid_constant__ combine_params params)
 {
     const struct moe_cuda_combine &c = params.c;
     moe_let_next_start();
     moe_wait_for_previous();
     const uint32_t live = moe_live_tokens(c.live_tokens, c.num_tokens);
-    const uint64_t items = (uint64_t)c.num_tokens * params.tiles;
-    for (uint64_t item = blockIdx.x; item < items; item += gridDim.x) {
-        uint32_t t = (uint32_t)(item / params.tiles), tile = (uint32_t)(item - (uint64_t)t * params.tiles);
-        uint32_t column = (tile * blockDim.x + threadIdx.x) * COLUMNS;
-        if (column < c.cols)
-            sum_token<format>(c, t, column, t < live);
-    }
+    const uint32_t t = blockIdx.x / params.tiles, tile = blockIdx.x - t * params.tiles;
+    const uint32_t column = (tile * blockDim.x + threadIdx.x) * COLUMNS;
+    if (column < c.cols)
+        sum_token<format>(c, t, column, t < live);
 }
 
 static __global__ void __launch_bounds__(MAX_THREADS) pairs_kernel(const __grid_constant__ combine_params params)
@@ -118,26 +114,23 @@ static __global__ void __launch_bounds__(MAX_THREADS) pairs_kernel(const __grid_
     const struct moe_cuda_combine &c = params.c;
     moe_let_next_start();
     moe_wait_for_previous();
-    const uint64_t live = moe_live_tokens(c.live_tokens, c.num_tokens);
-    const uint64_t items = (uint64_t)c.num_tokens * c.top_k * params.tiles;
-    for (uint64_t item = blockIdx.x; item < items; item += gridDim.x) {
-        uint64_t pair = item / params.tiles;
-        uint32_t column = ((uint32_t)(item - pair * params.tiles) * blockDim.x + threadIdx.x) * COLUMNS;
-        if (column >= c.cols)
-            continue;
-        int32_t place = pair < live * c.top_k ? c.places[pair] : (int32_t)MOE_PLACE_SKIPPED;
-        float values[COLUMNS] = {};
-        if (place >= 0)
-            moe_rows_values<COLUMNS>(values, c.y, (size_t)place, column, c.cols);
-        if (place == MOE_PLACE_ZERO) {
-            float weight = c.weight_on_input ? moe_sum_weight(c, pair, true) : 1.0f;
-            moe_rows_values<COLUMNS>(values, c.x, pair / c.top_k, column, c.cols);
+    const uint32_t live = moe_live_tokens(c.live_tokens, c.num_tokens);
+    const uint32_t pair = blockIdx.x / params.tiles, tile = blockIdx.x - pair * params.tiles, t = pair / c.top_k;
+    const uint32_t column = (tile * blockDim.x + threadIdx.x) * COLUMNS;
+    if (column >= c.cols)
+        return;
+    const int32_t place = t < live ? c.places[pair] : (int32_t)MOE_PLACE_SKIPPED;
+    float values[COLUMNS] = {};
+    if (place >= 0)
+        moe_rows_values<COLUMNS>(values, c.y, (size_t)place, column, c.cols);
+    if (place == MOE_PLACE_ZERO) {
+        float weight = c.weight_on_input ? moe_sum_weight(c, pair, true) : 1.0f;
+        moe_rows_values<COLUMNS>(values, c.x, t, column, c.cols);
 #pragma unroll
-            for (int i = 0; i < COLUMNS; i++)
-                values[i] = __fmul_rn(weight, values[i]);
-        }
-        moe_rows_put<COLUMNS>(c.out, pair, column, c.cols, values, false);
+        for (int i = 0; i < COLUMNS; i++)
+            values[i] = __fmul_rn(weight, values[i]);
     }
+    moe_rows_put<COLUMNS>(c.out, pair, column, c.cols, values, false);
 }
 
 typedef void kernel_fn(combine_params params);
@@ -173,8 +166,9 @@ cudaError_t moe_cuda_combine(const struct moe_cuda_combine *combine, cudaStream_
         return cudaSuccess;
     cut(&params.tiles, &threads, rows, combine->cols);
     blocks = rows * params.tiles;
-    return moe_launch(kernel, (unsigned)(blocks < most_blocks ? blocks : most_blocks), threads, 0, stream, overlap,
-                      params);
+    if (blocks > INT32_MAX)    /* more than 10^12 values */
+        return cudaErrorInvalidValue;
+    return moe_launch(kernel, (unsigned)blocks, threads, 0, stream, overlap, params);
 }
 
 cudaError_t moe_cuda_combine_load(void)

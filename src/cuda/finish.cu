@@ -3,16 +3,13 @@
 
 #include "cuda/launch.cuh"
 
-static const uint32_t most_blocks = 0x7fffffff;
-
 static __global__ void __launch_bounds__(MOE_FINISH_THREADS) norm_kernel(const __grid_constant__ moe_cuda_norm params)
 {
     __shared__ struct moe_finish_parts parts;
     moe_let_next_start();
     moe_wait_for_previous();
     const uint32_t live = moe_live_tokens(params.live_tokens, params.num_tokens);
-    for (uint32_t t = blockIdx.x; t < params.num_tokens; t += gridDim.x)
-        moe_finish_norm_row(params, t, t < live, &parts);
+    moe_finish_norm_row(params, blockIdx.x, blockIdx.x < live, &parts);
 }
 
 static __global__ void __launch_bounds__(MOE_FINISH_THREADS)
@@ -22,13 +19,7 @@ static __global__ void __launch_bounds__(MOE_FINISH_THREADS)
     moe_let_next_start();
     moe_wait_for_previous();
     const uint32_t live = moe_live_tokens(params.live_tokens, params.num_tokens);
-    for (uint32_t t = blockIdx.x; t < params.num_tokens; t += gridDim.x)
-        moe_finish_shared_weight(params, t, t < live, &parts);
-}
-
-static unsigned blocks_of(uint32_t num_tokens)
-{
-    return num_tokens < most_blocks ? num_tokens : most_blocks;
+    moe_finish_shared_weight(params, blockIdx.x, blockIdx.x < live, &parts);
 }
 
 cudaError_t moe_cuda_finish_norm(const struct moe_cuda_norm *norm, cudaStream_t stream, bool overlap)
@@ -37,7 +28,7 @@ cudaError_t moe_cuda_finish_norm(const struct moe_cuda_norm *norm, cudaStream_t 
         return cudaErrorInvalidValue;
     if (norm->num_tokens == 0)
         return cudaSuccess;
-    return moe_launch(norm_kernel, blocks_of(norm->num_tokens), MOE_FINISH_THREADS, 0, stream, overlap, *norm);
+    return moe_launch(norm_kernel, norm->num_tokens, MOE_FINISH_THREADS, 0, stream, overlap, *norm);
 }
 
 cudaError_t moe_cuda_shared_weights(const struct moe_cuda_shared_gate *shared, cudaStream_t stream, bool overlap)
@@ -46,7 +37,7 @@ cudaError_t moe_cuda_shared_weights(const struct moe_cuda_shared_gate *shared, c
         return cudaErrorInvalidValue;
     if (shared->num_tokens == 0)
         return cudaSuccess;
-    return moe_launch(shared_kernel, blocks_of(shared->num_tokens), MOE_FINISH_THREADS, 0, stream, overlap, *shared);
+    return moe_launch(shared_kernel, shared->num_tokens, MOE_FINISH_THREADS, 0, stream, overlap, *shared);
 }
 
 cudaError_t moe_cuda_finish_load(void)

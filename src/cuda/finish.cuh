@@ -17,13 +17,12 @@ struct moe_finish_parts {
 };
 
 /* lanes[i]: the sum of what threads i, i + 8, ... bring; each thread gets all of them. Within a warp pairs are added,
- * and pairs of these; warps are added ascending. All threads of the block. */
+ * and pairs of these; warps are added ascending. All threads of the block, with a barrier between two calls. */
 MOE_DEVICE void moe_finish_lanes(double lanes[MOE_FINISH_LANES], double sum, struct moe_finish_parts *parts)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     sum = __dadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, 8));
     sum = __dadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, 16));
-    __syncthreads();    /* the last row's parts have been read */
     if (lane < MOE_FINISH_LANES)
         parts->sums[warp][lane] = sum;
     __syncthreads();

@@ -4,7 +4,6 @@
 #include "cuda/launch.cuh"
 
 enum { THREADS = 128 };
-static const uint64_t most_blocks = 0x7fffffff;
 
 static __global__ void __launch_bounds__(THREADS) prepare_kernel(const __grid_constant__ struct moe_cuda_prepare params)
 {
@@ -21,7 +20,8 @@ cudaError_t moe_cuda_prepare(const struct moe_cuda_prepare *prepare, cudaStream_
     uint64_t pieces = moe_prepare_pieces(*prepare), blocks = (pieces + THREADS / 32 - 1) / (THREADS / 32);
     if (blocks == 0)
         return cudaSuccess;
-    blocks = blocks < most_blocks ? blocks : most_blocks;
+    if (blocks > INT32_MAX)    /* more than 10^12 values */
+        return cudaErrorInvalidValue;
     return moe_launch(prepare_kernel, (unsigned)blocks, THREADS, 0, stream, overlap, *prepare);
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// prepare.cu, combine.cu and finish.cu against plain loops, bit for bit: random calls of odd sizes, every format, strides
-// and addresses that are aligned to no more than a value. Outputs are compared as whole memories, so that what must not be
-// written is seen, too.
+// prepare.cu, combine.cu and finish.cu against plain loops, bit for bit: random calls of odd sizes, every format,
+// strides and addresses that are aligned to no more than a value. Outputs are compared as whole memories, so that what
+// must not be written is seen, too.
 #include "cuda/combine.h"
 #include "cuda/finish.h"
-#include "cuda/order.cuh"
-#include "cuda/prepare.h"
+#include "cuda/launch.cuh"
+#include "cuda/prepare.cuh"
 #include "emulate.h"
 
 extern "C" {
@@ -47,6 +47,8 @@ static bool one_in(uint32_t n)
 
 static float number(void)
 {
+    if (one_in(32))
+        return one_in(2) ? 0.0f : -0.0f;
     float unit = (float)below(1u << 24) / (float)(1 << 23) - 1.0f;
     return ldexpf(unit, (int)below(8) - 4);
 }
@@ -108,12 +110,12 @@ struct rows : array<unsigned char> {
     int format;
     size_t num_rows, cols, stride, offset;
 
-    rows(size_t num_rows, size_t cols, int format, bool odd)
-        : array((num_rows + 1) * (cols + 8) * 4 + 64, 0xff), format(format), num_rows(num_rows), cols(cols)
+    rows(size_t num_rows, size_t cols, int format, bool odd) : array(0), format(format), num_rows(num_rows), cols(cols)
     {
         size_t bytes = value_bytes(format);
         stride = odd ? cols * bytes + bytes * below(4) : (cols * bytes + 15) / 16 * 16;
         offset = odd ? bytes * below(8) : 0;
+        host.assign(offset + (num_rows > 0 ? (num_rows - 1) * stride + cols * bytes : 0), 0xff);
     }
     void *at(size_t r, size_t c)
     {
@@ -178,7 +180,8 @@ static void expect_prepared(array<uint16_t> &out, const struct moe_cuda_prepare 
             float value = c < p.cols && t < live ? x.get(t, c) : 0.0f;
             if (o.weighted && c < p.cols && t < live)
                 value = weights.host[r] * value;
-            out.host[r * o.stride + moe_order_position(c, o.order)] = moe_f32_to_bf16(value);
+            uint16_t bits = isnan(value) ? 0x7fff : moe_f32_to_bf16(value);
+            out.host[r * o.stride + moe_order_position(c, o.order)] = bits;
         }
     }
 }
@@ -205,7 +208,8 @@ static void test_prepare(void **)
         p.cols = (uint32_t)x.cols, p.num_tokens = num_tokens, p.top_k = top_k;
         p.live_tokens = one_in(3) && live.host[0] == (int32_t)num_tokens ? NULL : live.send();
         p.weights = weights.send();
-        array<uint16_t> first((num_tokens * top_k + 1) * (padded(p.cols) + 256), 0xffff), second(first.host.size(), 0xffff);
+        size_t most = (num_tokens * top_k + 1) * (padded(p.cols) + 256);
+        array<uint16_t> first(most, 0xffff), second(most, 0xffff);
         array<uint16_t> *memories[2] = {&first, &second};
         array<uint16_t> padding(num_tokens * top_k * padded(p.cols) + 256, 0xffff);
         for (int i = 0; i < 2; i++) {
@@ -254,6 +258,37 @@ static void test_special_values(void **)
             assert_true(isnan(moe_bf16_to_f32(found[i])));
         else
             assert_int_equal(found[i], expected);
+    }
+}
+
+/* Few warps that take many pieces each, as within another kernel. */
+static __global__ void few_warps_kernel(const __grid_constant__ struct moe_cuda_prepare params)
+{
+    moe_wait_for_previous();
+    moe_prepare_run(params, blockIdx.x * 3 + threadIdx.x / 32, gridDim.x * 3, (int)threadIdx.x % 32);
+}
+
+static void test_few_warps(void **)
+{
+    for (unsigned blocks = 1; blocks <= 30; blocks++) {
+        rows x(7, 700, MOE_FORMAT_BF16, false);
+        x.fill();
+        array<float> weights(14, 0.5f);
+        array<uint16_t> first(7 * 768), second(14 * 768), padding(5 * 768, 0xffff);
+        struct moe_cuda_prepare p = {};
+        p.x = x.view();
+        p.cols = 700, p.num_tokens = 7, p.top_k = 2, p.weights = weights.send();
+        p.outputs[0] = {first.send(), 768, MOE_ORDER_HALVES, false};
+        p.outputs[1] = {second.send(), 768, MOE_ORDER_NIBBLES, true};
+        p.paddings[1] = {padding.send(), 5, 768, 512};
+        expect_prepared(first, p, 0, x, weights, 7);
+        expect_prepared(second, p, 1, x, weights, 7);
+        for (size_t i = 0; i < padding.host.size(); i++)
+            padding.host[i] = i % 768 < 512 ? 0xffff : 0;
+        OK(moe_launch(few_warps_kernel, blocks, 96, 0, NULL, false, p));
+        first.same("the first output", blocks);
+        second.same("the second output", blocks);
+        padding.same("the padding", blocks);
     }
 }
 
@@ -553,6 +588,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_prepare, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_few_warps, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_special_values, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_combine, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_combine_nan, set_up, tear_down),
