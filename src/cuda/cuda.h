@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "cuda/route.h"
 #include "moe/backend.h"
 
 #ifdef __cplusplus
@@ -28,11 +29,6 @@ struct moe_cuda {
     int code_version;             /* capability that the kernels in use were compiled for */
     char name[256];
     cudaStream_t transfers;       /* of calls without a context */
-};
-
-/* What kernels count; in the device's memory. */
-struct moe_cuda_counters {
-    unsigned long long nonfinite_rows, skipped_pairs;
 };
 
 struct moe_cuda_context {
