@@ -21,15 +21,32 @@ struct moe_cuda_weights {
     int format;                   /* enum moe_format of the values */
     bool scaled;                  /* for matrices with scales apart, or for those without */
     bool aligned;
+    int group;                    /* columns that share a scale. Scaled: blocks are whole groups, or rows */
+    bool zeros;                   /* scaled: there may be zeros and a zero_offset */
     int order;                    /* enum moe_cuda_order that the kernels take x in */
     cudaError_t (*load)(size_t shared_bytes);    /* everything that a launch would load; the most a block may have */
     moe_cuda_product_fn *small;   /* few tokens a matrix: weights are read once, see small.cuh */
     moe_cuda_product_fn *large;   /* many: tiles of tokens and rows; NULL: there is none, small does it */
 };
 
+/* Whether the kernels take such a matrix, its alignment aside. */
+static inline bool moe_cuda_weights_take(const struct moe_cuda_weights *weights, const struct moe_cuda_stack *stack)
+{
+    const bool has_zeros = stack->zero.data != NULL || stack->zero.bases != NULL || stack->zero_offset != 0.0f;
+    if (stack->values.format != weights->format || stack->scaled != weights->scaled)
+        return false;
+    if (!stack->scaled)
+        return true;
+    return stack->column_block.data == NULL && stack->column_block.bases == NULL && (weights->zeros || !has_zeros) &&
+           (stack->block_cols % (uint32_t)weights->group == 0 || stack->block_cols >= stack->cols);
+}
+
 #define X(name, NAME, scaled) extern const struct moe_cuda_weights moe_cuda_weights_##name;
 #include "cuda/weights.def"
 #undef X
+
+/* Any format, with or without scales, rows anywhere: what no row of weights.def takes. */
+extern const struct moe_cuda_weights moe_cuda_weights_any;
 
 #ifdef __cplusplus
 }

@@ -120,7 +120,7 @@ MOE_DEVICE void moe_small_copy(unsigned char *stage, const struct moe_small_plac
 {
     typedef typename Shape::Weights Weights;
     if (place.items > 0) {
-        moe_unit_copy<Weights, Shape::tiles>(stage, place.rows, place.segment, row_bytes, lane);
+        moe_unit_source<Weights>::template copy<Shape::tiles>(stage, place.rows, place.segment, row_bytes, lane);
         Weights::template fetch<Shape::tiles>(side, place.rows, place.segment, lane);
     }
     moe_copy_async_commit();

@@ -7,7 +7,7 @@
 //                      if not aligned), such that the lanes of a load meet no bank twice
 //     aligned          rows of a segment begin at multiples of 16 bytes; false: anywhere, and load gets such addresses
 //     order            enum moe_cuda_order of the activations
-//     group            columns that share a scale: 16, 32, or MOE_SEGMENT for no scales
+//     group            columns that share a scale: 16, 32, 64, 128, or MOE_SEGMENT for no scales
 //     offset           the values of a group also have a term of their own, beside scale * code
 //     struct side      what a lane needs of scales that lie apart from the values; empty for blocks that hold their own
 //     fetch(...)       begin to load it, when the copy of the unit begins
@@ -96,6 +96,16 @@ MOE_DEVICE void moe_unit_copy(unsigned char *unit, const struct moe_unit_rows &r
     }
 }
 
+/* How a unit gets into shared memory; a format whose units are not copied as they are has one of its own. */
+template <class Weights> struct moe_unit_source {
+    template <int tiles>
+    static __device__ __forceinline__ void copy(unsigned char *unit, const struct moe_unit_rows &rows,
+                                                uint32_t segment, uint32_t row_bytes, int lane)
+    {
+        moe_unit_copy<Weights, tiles>(unit, rows, segment, row_bytes, lane);
+    }
+};
+
 /* Where columns `segment` of row i begin in shared memory. Rows of formats that are not aligned keep their place within
  * 16 bytes. */
 template <class Weights, int tiles>
@@ -132,6 +142,18 @@ template <class Weights> MOE_DEVICE void moe_unit_sums(float sums[2][4], const u
     moe_mma_bf16(sums[Weights::group == 16], ones, b.z, b.w);
 }
 
+/* acc += scale * products + term * sums, of a group; low and high: (scale, term) of rows g and g + 8. */
+template <class Weights>
+MOE_DEVICE void moe_unit_scale(float acc[4], const float products[4], const float sums[4], float2 low, float2 high)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        acc[i] = fmaf(i < 2 ? low.x : high.x, products[i], acc[i]);
+        if (Weights::offset)
+            acc[i] = fmaf(i < 2 ? low.y : high.y, sums[i], acc[i]);
+    }
+}
+
 /* acc += the 16 rows of a, in step q of 32 columns, times 8 tokens. scales: the table's (scale, term) of row g of the
  * tile in the step's first group; a group further is `pitch` further. */
 template <class Weights>
@@ -148,21 +170,47 @@ MOE_DEVICE void moe_unit_add(float acc[4], const uint32_t a[8], const uint4 &b, 
     moe_mma_bf16(products[0], a, b.x, b.y);
     moe_mma_bf16(products[halves - 1], a + 4, b.z, b.w);
 #pragma unroll
-    for (int h = 0; h < halves; h++) {
-        float2 low = scales[h * pitch], high = scales[h * pitch + 8];
+    for (int h = 0; h < halves; h++)
+        moe_unit_scale<Weights>(acc, products[h], sums[h], scales[h * pitch], scales[h * pitch + 8]);
+}
+
+/* moe_unit_multiply for groups of several steps: their products are one chain, scaled once. */
+template <class Weights, int tiles>
+MOE_DEVICE void moe_unit_multiply_groups(float acc[tiles][4], const unsigned char *const low[tiles],
+                                         const unsigned char *const high[tiles], const float2 *table,
+                                         const struct moe_unit_tokens &x, uint32_t steps, int lane)
+{
+    constexpr uint32_t pitch = tiles * MOE_TILE_ROWS, span = Weights::group / MOE_STEP_COLS;
+    const int g = lane / 4, t = lane % 4;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            acc[i] = fmaf(i < 2 ? low.x : high.x, products[h][i], acc[i]);
-            if (Weights::offset)
-                acc[i] = fmaf(i < 2 ? low.y : high.y, sums[h][i], acc[i]);
+    for (uint32_t first = 0; first < MOE_SEGMENT_STEPS; first += span) {
+        if (first >= steps)
+            break;
+        float products[tiles][4] = {}, sums[2][4] = {};
+#pragma unroll
+        for (uint32_t q = first; q < first + span; q++) {
+            if (q >= steps)
+                break;
+            moe_unit_sums<Weights>(sums, x.step[q]);
+#pragma unroll
+            for (int m = 0; m < tiles; m++) {
+                uint32_t a[8];
+                Weights::load(a, low[m], high[m], q, t);
+                moe_mma_bf16(products[m], a, x.step[q].x, x.step[q].y);
+                moe_mma_bf16(products[m], a + 4, x.step[q].z, x.step[q].w);
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < tiles; m++) {
+            const float2 *scales = table + first / span * pitch + 16 * m + g;
+            moe_unit_scale<Weights>(acc[m], products[m], sums[0], scales[0], scales[8]);
         }
     }
 }
 
-/* acc[tile] += unit * tokens, over `steps` steps of 32 columns. low and high: the first bytes of rows g and g + 8 of
- * each tile. Beyond the last column both x and the unit are zeros. */
+/* moe_unit_multiply for groups within a step, and for none. */
 template <class Weights, int tiles>
-MOE_DEVICE void moe_unit_multiply(float acc[tiles][4], const unsigned char *const low[tiles],
+MOE_DEVICE void moe_unit_multiply_steps(float acc[tiles][4], const unsigned char *const low[tiles],
                                   const unsigned char *const high[tiles], const float2 *table,
                                   const struct moe_unit_tokens &x, uint32_t steps, int lane)
 {
@@ -182,6 +230,19 @@ MOE_DEVICE void moe_unit_multiply(float acc[tiles][4], const unsigned char *cons
             moe_unit_add<Weights>(acc[m], a, x.step[q], sums, table + q * groups * pitch + 16 * m + g, pitch);
         }
     }
+}
+
+/* acc[tile] += unit * tokens, over `steps` steps of 32 columns. low and high: the first bytes of rows g and g + 8 of
+ * each tile. Beyond the last column both x and the unit are zeros. */
+template <class Weights, int tiles>
+MOE_DEVICE void moe_unit_multiply(float acc[tiles][4], const unsigned char *const low[tiles],
+                                  const unsigned char *const high[tiles], const float2 *table,
+                                  const struct moe_unit_tokens &x, uint32_t steps, int lane)
+{
+    if constexpr (Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT)
+        moe_unit_multiply_groups<Weights, tiles>(acc, low, high, table, x, steps, lane);
+    else
+        moe_unit_multiply_steps<Weights, tiles>(acc, low, high, table, x, steps, lane);
 }
 
 #endif

@@ -83,6 +83,8 @@ template <class Weights> struct moe_weights_kernels {
         MOE_FORMAT_##NAME,                                                                                             \
         scaled,                                                                                                        \
         moe_weights_##name::aligned,                                                                                   \
+        moe_weights_##name::group,                                                                                     \
+        moe_weights_##name::offset,                                                                                    \
         moe_weights_##name::order,                                                                                     \
         moe_weights_kernels<moe_weights_##name>::load,                                                                 \
         moe_weights_kernels<moe_weights_##name>::small,                                                                \

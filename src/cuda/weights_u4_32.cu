@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: MIT
+// U4 weights, scales of 32 columns or more.
+#include "cuda/weights_u4.cuh"
+#include "cuda/weights.cuh"
+
+MOE_CUDA_WEIGHTS(u4_32, U4, true);
