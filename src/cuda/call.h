@@ -67,7 +67,8 @@ struct moe_cuda_act {
     float limit, alpha, up_offset, beta, beta_up;
 };
 
-/* The pairs of a set of experts, sorted by matrix: places start[a] .. start[a + 1] - 1 belong to matrix active[a]. */
+/* The pairs of a set of experts, sorted by matrix: places start[a] .. start[a + 1] - 1 belong to matrix active[a].
+ * num_active NULL: the set has one matrix, and all pairs are its own, in order. */
 struct moe_cuda_pairs {
     const int32_t *num_active;    /* [1] */
     const int32_t *active;        /* [num_matrices], ascending */
@@ -75,8 +76,7 @@ struct moe_cuda_pairs {
     const int32_t *sorted;        /* [num_pairs]: the pair at each place */
     uint32_t num_pairs;           /* at most so many; all that launches may depend on */
     uint32_t num_matrices;
-    uint32_t tokens_of;           /* most pairs of one matrix: num_tokens, where no token has an expert twice, else
-                                     num_pairs */
+    uint32_t tokens_of;           /* most pairs of one matrix where no token has it twice: num_tokens */
 };
 
 /* One product for all pairs of a set: gate and up with the activation between them, or down. */

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "cuda/formats.h"
+#include "cuda/layer_cuda.h"
 #include "cuda/primitives.h"
 
 /* ---- CUDA's state and errors ---- */
@@ -424,5 +425,11 @@ __attribute__((visibility("default"))) const struct moe_backend_ops moe_cuda_ops
     .scaled_add = moe_cuda_scaled_add,
     .set_stream = cuda_set_stream,
     .describe = cuda_describe,
+    .layer_open = moe_layer_cuda_open,
+    .layer_close = moe_layer_cuda_close,
+    .layer_workspace_size = moe_layer_cuda_workspace_size,
+    .layer_forward = moe_layer_cuda_forward,
+    .layer_route = moe_layer_cuda_route,
+    .layer_combine = moe_layer_cuda_combine,
     .context_stats = cuda_context_stats,
 };

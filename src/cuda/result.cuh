@@ -1,10 +1,26 @@
 // SPDX-License-Identifier: MIT
-// Both ends of a product, whatever its kernel: the row of x that a pair reads, and where a result goes.
+// Both ends of a product, whatever its kernel: its pairs, the row of x that each reads, and where a result goes.
 #ifndef MOE_CUDA_RESULT_CUH
 #define MOE_CUDA_RESULT_CUH
 
 #include "cuda/act.cuh"
 #include "cuda/order.cuh"
+
+/* The a-th matrix that has pairs: its index, and its first place; a may be one too many for the latter. */
+MOE_DEVICE uint32_t moe_pairs_active(const struct moe_cuda_pairs &pairs)
+{
+    return pairs.num_active != NULL ? (uint32_t)__ldg(pairs.num_active) : 1;
+}
+
+MOE_DEVICE uint32_t moe_pairs_matrix(const struct moe_cuda_pairs &pairs, uint32_t a)
+{
+    return pairs.num_active != NULL ? (uint32_t)__ldg(&pairs.active[a]) : 0;
+}
+
+MOE_DEVICE uint32_t moe_pairs_start(const struct moe_cuda_pairs &pairs, uint32_t a)
+{
+    return pairs.num_active != NULL ? (uint32_t)__ldg(&pairs.starts[a]) : a * pairs.num_pairs;
+}
 
 /* The row of x that a place reads. */
 MOE_DEVICE const uint16_t *moe_result_x(const struct moe_cuda_product &p, uint32_t place)

@@ -61,9 +61,9 @@ template <class Shape> struct moe_small_place {
         accumulator = segment = run.part;
         if (items == 0)
             return;
-        rows.expert = (uint32_t)__ldg(&p.pairs.active[active]);
-        start = (uint32_t)__ldg(&p.pairs.starts[active]);
-        num_tokens = (uint32_t)__ldg(&p.pairs.starts[active + 1]) - start;
+        rows.expert = moe_pairs_matrix(p.pairs, active);
+        start = moe_pairs_start(p.pairs, active);
+        num_tokens = moe_pairs_start(p.pairs, active + 1) - start;
         rows.low_row = row_tile * run.rows_of_item;
         rows.high_row = p.gated ? rows.low_row : rows.low_row + 8 * Shape::tiles;
         rows.low_left = p.up.rows - rows.low_row;
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
     typedef typename Shape::Weights Weights;
     constexpr int tiles = Shape::tiles, columns = Shape::columns, stages = Shape::stages, sums = tiles * columns;
     const struct moe_cuda_product &p = params.product;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const uint32_t split = params.split, group = warp / split, groups = blockDim.x / 32 / split;
     unsigned char *ring = moe_dynamic_shared() + warp * Shape::warp_bytes;
     float2 *table = (float2 *)(ring + Shape::ring_bytes);
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
     run.rows_of_item = tiles * (p.gated ? 8 : 16);
     run.row_tiles = (p.up.rows + run.rows_of_item - 1) / run.rows_of_item;
     run.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
-    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : MOE_ACCUMULATORS;
+    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : (uint32_t)MOE_ACCUMULATORS;
     float4 *parts = (float4 *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes) +
                     group * Shape::buffers * run.accumulators * 32 * sums;
     const uint32_t row_bytes = (p.up.cols / MOE_SEGMENT) * Weights::segment_bytes +
@@ -195,15 +195,14 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
     {
         /* The lists of a few matrices come into the first cache at once. */
         uint32_t near = lane < p.pairs.num_matrices ? lane : 0;
-        int32_t fetched = __ldg(&p.pairs.active[near]) ^ __ldg(&p.pairs.starts[near]);
-        uint64_t items = (uint64_t)__ldg(p.pairs.num_active) * run.row_tiles;
+        moe_keep((int32_t)(moe_pairs_matrix(p.pairs, near) ^ moe_pairs_start(p.pairs, near)));
+        uint64_t items = (uint64_t)moe_pairs_active(p.pairs) * run.row_tiles;
         uint64_t index = blockIdx.x * groups + group, runs = gridDim.x * groups, first = items * index / runs;
         here.items = (uint32_t)(items * (index + 1) / runs - first);
         here.active = (uint32_t)(first / run.row_tiles);
         here.row_tile = (uint32_t)(first % run.row_tiles);
         here.enter(p, run);
         ahead = here;
-        moe_keep(fetched);
     }
     typename Weights::side sides[stages];
 #pragma unroll

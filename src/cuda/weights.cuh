@@ -32,7 +32,7 @@ struct moe_small_plan {
 static inline struct moe_small_plan moe_small_plan(uint32_t cols, uint32_t warps)
 {
     uint32_t segments = (cols + MOE_SEGMENT - 1) / MOE_SEGMENT, best_busy = 0;
-    uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : MOE_ACCUMULATORS;
+    uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : (uint32_t)MOE_ACCUMULATORS;
     struct moe_small_plan best = {warps, 1, warps * accumulators};
     for (uint32_t split = 1; split <= accumulators && split <= warps; split++) {
         uint32_t units = 0, parts = warps / split * accumulators;

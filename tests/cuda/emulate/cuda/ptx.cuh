@@ -78,6 +78,11 @@ MOE_DEVICE uint32_t moe_bf16x2_mul(uint32_t a, uint32_t b)
     return moe_bf16x2_fma(a, b, 0x80008000u);
 }
 
+MOE_DEVICE void moe_keep(int32_t value)
+{
+    (void)value;
+}
+
 /* ---- f16, in the low half of a word; pairs with the first in the low half. A NaN becomes 0x7fff ---- */
 
 MOE_DEVICE float moe_f16_value(uint32_t bits)
