@@ -29,22 +29,28 @@ MOE_DEVICE const uint16_t *moe_result_x(const struct moe_cuda_product &p, uint32
     return p.x + row * p.x_stride;
 }
 
-/* Row `row` of the results of a place: low is the sum of gate's row and high of up's, or low of the only matrix. */
-MOE_DEVICE void moe_result_store(const struct moe_cuda_product &p, uint32_t expert, size_t place, uint32_t row, float low,
-                                 float high)
+/* Row `row` of the results of an expert, not rounded to bf16: low is the sum of gate's row and high of up's, or low of the
+ * only matrix. */
+MOE_DEVICE float moe_result_value(const struct moe_cuda_product &p, uint32_t expert, uint32_t row, float low, float high)
 {
     const size_t bias = (size_t)expert * p.up.rows + row;
     if (p.gated) {
         float gate = p.gate.bias != NULL ? low + p.gate.bias[bias] : low;
         float up = p.up.bias != NULL ? high + p.up.bias[bias] : high;
-        moe_order_store(p.h + place * p.h_stride, row, p.h_order, moe_act_glu(p.act, gate, up, true));
-        return;
+        return moe_act_glu(p.act, gate, up, true);
     }
     low = p.up.bias != NULL ? low + p.up.bias[bias] : low;
+    return p.activated ? moe_act_glu(p.act, low, 0.0f, false) : low;
+}
+
+MOE_DEVICE void moe_result_store(const struct moe_cuda_product &p, uint32_t expert, size_t place, uint32_t row, float low,
+                                 float high)
+{
+    const float value = moe_result_value(p, expert, row, low, high);
     if (p.activated)
-        moe_order_store(p.h + place * p.h_stride, row, p.h_order, moe_act_glu(p.act, low, 0.0f, false));
+        moe_order_store(p.h + place * p.h_stride, row, p.h_order, value);
     else
-        p.y[place * p.y_stride + row] = low;
+        p.y[place * p.y_stride + row] = value;
 }
 
 #endif

@@ -4,6 +4,7 @@
 #define MOE_CUDA_WEIGHTS_CUH
 
 #include "cuda/kernels.h"
+#include "cuda/large.cuh"
 #include "cuda/small.cuh"
 
 enum {
@@ -62,11 +63,13 @@ static cudaError_t moe_small_launch(const struct moe_cuda_product *product, cuda
 template <class Weights> struct moe_weights_kernels {
     typedef typename moe_small_choice<Weights, 1>::shape few;
     typedef typename moe_small_choice<Weights, 2>::shape some;
+    typedef moe_large_shape<Weights> many;
 
     static cudaError_t load(size_t shared_bytes)
     {
         cudaError_t error = moe_allow_shared(moe_small_kernel<few>, shared_bytes);
-        return error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
+        error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
+        return error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
     }
 
     static cudaError_t small(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
@@ -74,6 +77,16 @@ template <class Weights> struct moe_weights_kernels {
         if (product->pairs.tokens_of <= MOE_TILE_TOKENS)
             return moe_small_launch<few>(product, stream, overlap);
         return moe_small_launch<some>(product, stream, overlap);
+    }
+
+    static cudaError_t large(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
+    {
+        struct moe_large_params params;
+        size_t shared_bytes;
+        if (!moe_large_plan<many>(&params, &shared_bytes, product))
+            return small(product, stream, overlap);
+        return moe_launch(moe_large_kernel<many>, product->multiprocessors, MOE_LARGE_THREADS, shared_bytes, stream,
+                          overlap, params);
     }
 };
 
@@ -88,7 +101,7 @@ template <class Weights> struct moe_weights_kernels {
         moe_weights_##name::order,                                                                                     \
         moe_weights_kernels<moe_weights_##name>::load,                                                                 \
         moe_weights_kernels<moe_weights_##name>::small,                                                                \
-        NULL,                                                                                                          \
+        moe_weights_kernels<moe_weights_##name>::large,                                                                \
     }
 
 #endif
