@@ -126,6 +126,32 @@ MOE_DEVICE void moe_small_copy(unsigned char *stage, const struct moe_small_plac
     moe_copy_async_commit();
 }
 
+/* A unit that has arrived: the first bytes of rows g and g + 8 of each tile, and how many steps of 32 columns it has. The
+ * table is filled with its scales. */
+template <class Shape> struct moe_small_unit {
+    const unsigned char *low[Shape::tiles], *high[Shape::tiles];
+    uint32_t steps;
+
+    __device__ __forceinline__ moe_small_unit(const unsigned char *unit, struct moe_small_place<Shape> &place,
+                                              uint32_t cols, float2 *table, const typename Shape::Weights::side &side,
+                                              int lane)
+    {
+        typedef typename Shape::Weights Weights;
+        place.rows.origin = place.segment * Weights::segment_bytes;
+#pragma unroll
+        for (int m = 0; m < Shape::tiles; m++) {
+            low[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4);
+            high[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4 + 8);
+        }
+        if (Shape::table_bytes > 0) {
+            Weights::template scales<Shape::tiles>(table, unit, side, place.rows, place.segment, lane);
+            __syncwarp();
+        }
+        uint32_t left = cols - place.segment * MOE_SEGMENT;
+        steps = left < MOE_SEGMENT ? (left + MOE_STEP_COLS - 1) / MOE_STEP_COLS : (uint32_t)MOE_SEGMENT_STEPS;
+    }
+};
+
 /* Sums of accumulator j as the warps leave them in shared memory: parts[(j * columns * tiles + n * tiles + m) * 32 +
  * lane], a lane's four of tile m and column tile n. */
 template <class Shape>
@@ -243,27 +269,14 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
             loaded = here.segment;
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
-            here.rows.origin = here.segment * Weights::segment_bytes;
-            const unsigned char *low[tiles], *high[tiles];
-#pragma unroll
-            for (int m = 0; m < tiles; m++) {
-                low[m] = moe_unit_begin<Weights, tiles>(unit, here.rows, here.segment, 16 * m + g);
-                high[m] = moe_unit_begin<Weights, tiles>(unit, here.rows, here.segment, 16 * m + g + 8);
-            }
-            if (Shape::table_bytes > 0) {
-                Weights::template scales<tiles>(table, unit, sides[s], here.rows, here.segment, lane);
-                __syncwarp();
-            }
-            uint32_t cols_left = p.up.cols - here.segment * MOE_SEGMENT;
-            uint32_t steps = cols_left < MOE_SEGMENT ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
-                                                     : (uint32_t)MOE_SEGMENT_STEPS;
-            moe_unit_multiply<Weights, tiles>(acc[0], low, high, table, tokens, steps, lane);
+            const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, sides[s], lane);
+            moe_unit_multiply<Weights, tiles>(acc[0], w.low, w.high, table, tokens, w.steps, lane);
 #pragma unroll
             for (int n = 1; n < columns; n++)
                 if (n < column_tiles) {
                     moe_unit_load_tokens(&tokens, x[n] + here.segment * (MOE_SEGMENT / 8));
                     loaded = UINT32_MAX;
-                    moe_unit_multiply<Weights, tiles>(acc[n], low, high, table, tokens, steps, lane);
+                    moe_unit_multiply<Weights, tiles>(acc[n], w.low, w.high, table, tokens, w.steps, lane);
                 }
             __syncwarp();
             moe_small_copy<Shape>(unit, ahead, row_bytes, &sides[s], lane);
