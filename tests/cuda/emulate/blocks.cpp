@@ -34,11 +34,6 @@ unsigned char *moe_emulate_dynamic_shared(void)
     return moe_run.shared;
 }
 
-void moe_emulate_wait_for_previous(void)
-{
-    moe_run.current->waited_for_previous = true;
-}
-
 uint32_t moe_emulate_shared_address(const void *shared)
 {
     return (uint32_t)((const unsigned char *)shared - (moe_run.shared_end - MAX_SHARED));
@@ -121,6 +116,7 @@ static void prepare_block(void)
         unsigned lanes = std::min(32u, moe_run.num_threads - 32 * w);
         moe_run.warps[w].present = lanes == 32 ? 0xffffffffu : (1u << lanes) - 1u;
         moe_run.warps[w].ended = moe_run.warps[w].ready = moe_run.warps[w].at_barrier = 0;
+        moe_run.warps[w].at_previous = 0;
         moe_run.warps[w].last = moe_run.order == MOE_EMULATE_REVERSED ? 0 : 31;
         moe_fiber_make_ready(w, moe_run.warps[w].present);
     }
@@ -145,7 +141,11 @@ static bool run_block(void)
     moe_fiber *first = &moe_run.fibers[32 * w + moe_run.warps[w].last];
     moe_run.current = first;
     threadIdx = first->index;
+    if (moe_run.hides)
+        moe_overlap_hide();
     moe_fiber_switch(&moe_run.home, &first->context);
+    if (moe_run.hidden)
+        moe_overlap_reveal(false);
     check_shared();
     for (unsigned i = 0; i < moe_run.num_threads; i++)
         if (moe_run.fibers[i].waited_for_previous)

@@ -38,7 +38,9 @@ extern "C" size_t moe_emulate_reset(void)
     moe_gpu.major = 9;
     moe_gpu.minor = 0;
     moe_gpu.old_driver = moe_gpu.failed = moe_gpu.fail_allocations_after = false;
-    moe_gpu.defer = true;
+    moe_gpu.defer = moe_gpu.overlap = true;
+    moe_gpu.overlap_seen = false;
+    moe_overlap_break();
     moe_gpu.memory = (size_t)64 << 30;
     moe_gpu.run = {MOE_EMULATE_IN_ORDER, 1};
     moe_gpu.fail_allocation = moe_gpu.fail_call = moe_gpu.fail_launch = 0;
@@ -131,6 +133,13 @@ extern "C" void moe_emulate_defer(bool defer)
 {
     LOCKED;
     moe_gpu.defer = defer;
+}
+
+extern "C" void moe_emulate_overlap(bool overlap)
+{
+    LOCKED;
+    moe_gpu.overlap = overlap;
+    moe_overlap_break();
 }
 
 extern "C" struct moe_emulate_counts moe_emulate_count(void)

@@ -15,6 +15,8 @@
 // Streams. Work waits in its stream until something synchronises, then runs in a valid order: a host that forgets to
 // wait sees the state before (moe_emulate_defer). Copies from pageable memory are staged, those to it wait, as in CUDA.
 // Capturing records kernels, copies and fills; calls that CUDA forbids under capture fail and invalidate it.
+// Launches that overlap. Until a block calls moe_wait_for_previous, what the kernels that may still be under way have
+// changed is 0xff for it, and its own writes end the program (moe_emulate_overlap; allocations of up to 1 MB).
 // Errors. Codes are CUDA's, kept until cudaGetLastError; one of a kernel stays for good, and is seen by the next call
 // that waits, or any later one.
 //
@@ -67,6 +69,8 @@ enum moe_emulate_order {
 };
 void moe_emulate_schedule(enum moe_emulate_order order, uint64_t seed);
 void moe_emulate_defer(bool defer); /* default true; false: work runs when it is queued */
+/* Default true: launches with overlap begin before the kernels ahead of them have written anything; see above. */
+void moe_emulate_overlap(bool overlap);
 
 /* ---- what has happened since moe_emulate_reset or moe_emulate_count_from_here ---- */
 

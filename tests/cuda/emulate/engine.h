@@ -36,7 +36,8 @@ int moe_emulate_lane(void);
 void moe_emulate_yield(void);
 long long moe_emulate_clock(void);
 unsigned char *moe_emulate_dynamic_shared(void);
-void moe_emulate_wait_for_previous(void);
+void moe_emulate_wait_for_previous(moe_emulate_site site);
+void moe_emulate_let_next_start(void);
 [[noreturn]] void moe_emulate_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* cp.async: queued until the wait. */

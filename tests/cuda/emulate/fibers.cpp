@@ -27,7 +27,8 @@ void moe_fiber_say_where(void)
     if (moe_run.current)
         fprintf(stderr, ", thread (%u, %u, %u), warp %u lane %u", moe_run.current->index.x, moe_run.current->index.y,
                 moe_run.current->index.z, moe_run.current->warp, moe_run.current->lane);
-    fprintf(stderr, ", of %u blocks of %u threads\n", gridDim.x * gridDim.y * gridDim.z, moe_run.num_threads);
+    fprintf(stderr, ", of %u blocks of %u threads%s\n", gridDim.x * gridDim.y * gridDim.z, moe_run.num_threads,
+            moe_run.hidden ? "; before moe_wait_for_previous: what kernels before wrote is hidden" : "");
 }
 
 /* One line for each place at which threads wait. */
@@ -100,6 +101,29 @@ static void switch_to(moe_fiber *next)
     moe_fiber_switch(&self->context, &next->context);
 }
 
+void moe_fiber_make_ready(unsigned w, uint32_t lanes)
+{
+    moe_run.warps[w].ready |= lanes;
+    moe_run.ready_warps |= 1u << w;
+    for (uint32_t left = lanes; left; left &= left - 1)
+        moe_run.fibers[32 * w + first_bit(left)].state = READY;
+}
+
+/* All that can run before the kernels ahead are done has run: now they are. The warps that can go on. */
+static uint32_t end_of_early_part(void)
+{
+    for (unsigned w = 0; w < moe_run.num_warps; w++) {
+        uint32_t lanes = moe_run.warps[w].at_previous;
+        if (!lanes)
+            continue;
+        if (moe_run.hidden)
+            moe_overlap_reveal(true);
+        moe_run.warps[w].at_previous = 0;
+        moe_fiber_make_ready(w, lanes);
+    }
+    return moe_run.ready_warps;
+}
+
 /* Run someone else, or go on. leave_warp: another warp if one can run. */
 static void reschedule(bool leave_warp)
 {
@@ -109,20 +133,14 @@ static void reschedule(bool leave_warp)
     uint32_t ready = moe_run.ready_warps;
     if (leave_warp && ready & ~(1u << own))
         ready &= ~(1u << own);
+    if (ready == 0 && moe_run.hidden)
+        ready = end_of_early_part();
     if (ready == 0)
         moe_emulate_die("deadlock: every thread waits");
     unsigned w = ready >> own & 1u ? own : moe_fiber_next(ready, own);
     moe_fiber_warp *to = &moe_run.warps[w];
     to->last = moe_fiber_next(to->ready, to->last);
     switch_to(&moe_run.fibers[32 * w + to->last]);
-}
-
-void moe_fiber_make_ready(unsigned w, uint32_t lanes)
-{
-    moe_run.warps[w].ready |= lanes;
-    moe_run.ready_warps |= 1u << w;
-    for (uint32_t left = lanes; left; left &= left - 1)
-        moe_run.fibers[32 * w + first_bit(left)].state = READY;
 }
 
 static void block_current(moe_fiber_state state, const char *name, moe_emulate_site site)
@@ -255,6 +273,22 @@ moe_emulate_votes moe_emulate_barrier(int id, int threads, bool predicate, const
 }
 
 /* ---- others first, and the end ---- */
+
+void moe_emulate_wait_for_previous(moe_emulate_site site)
+{
+    moe_fiber *f = moe_run.current;
+    f->waited_for_previous = true;
+    if (!moe_run.hidden)
+        return;
+    moe_run.warps[f->warp].at_previous |= 1u << f->lane;
+    block_current(AT_PREVIOUS, "moe_wait_for_previous", site);
+    reschedule(false);
+}
+
+void moe_emulate_let_next_start(void)
+{
+    moe_overlap_let_next_start();
+}
 
 void moe_emulate_yield(void)
 {

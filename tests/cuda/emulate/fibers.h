@@ -43,7 +43,7 @@ struct moe_fiber_copy {
     unsigned group;
 };
 
-enum moe_fiber_state { READY, AT_COLLECTIVE, AT_BARRIER, ENDED };
+enum moe_fiber_state { READY, AT_COLLECTIVE, AT_BARRIER, AT_PREVIOUS, ENDED };
 
 struct moe_fiber {
     moe_fiber_context context;
@@ -67,7 +67,7 @@ struct moe_fiber_meeting {
 };
 
 struct moe_fiber_warp {
-    uint32_t present, ready, ended, at_barrier;
+    uint32_t present, ready, ended, at_barrier, at_previous;
     std::vector<moe_fiber_meeting> meetings; /* of lanes that wait; each lane is in one */
     uint32_t last;                           /* lane that ran */
 };
@@ -82,7 +82,7 @@ struct moe_fiber_barrier {
 
 struct moe_fiber_engine {
     moe_fiber fibers[MAX_THREADS];
-    unsigned num_fibers;               /* that have a stack */
+    unsigned num_fibers; /* that have a stack */
     moe_fiber_warp warps[MAX_THREADS / 32];
     moe_fiber_barrier barriers[NUM_BARRIERS];
     moe_fiber_context home;
@@ -98,8 +98,14 @@ struct moe_fiber_engine {
     unsigned char *tls;
     size_t tls_size;
     bool in_kernel;
+    bool hides, hidden; /* what kernels before have written; now (overlap.cpp) */
 };
 extern moe_fiber_engine moe_run;
+
+/* overlap.cpp: of each block while moe_run.hides; waited: a thread of it has called moe_wait_for_previous */
+void moe_overlap_hide(void);
+void moe_overlap_reveal(bool waited);
+void moe_overlap_let_next_start(void);
 
 /* fibers.cpp */
 uint64_t moe_fiber_random(void);

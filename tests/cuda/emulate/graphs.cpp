@@ -241,8 +241,10 @@ extern "C" cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream
     moe_gpu.counts.graph_launches++;
     auto nodes = exec->nodes;
     return call.end(enqueue(s, cudaGraphNodeTypeKernel, [nodes]() {
+        moe_overlap_break();
         for (const auto &node : *nodes)
             node->what.run();
+        moe_overlap_break();
     }));
 }
 

@@ -81,6 +81,7 @@ static cudaError_t allocate(void **pointer, size_t size, bool host)
     if (size == 0)
         return cudaSuccess;
     moe_gpu.counts.allocations++;
+    moe_overlap_break();
     if (allocation_fails() || (!host && (size > moe_gpu.memory || bytes_of_device(device) > moe_gpu.memory - size)))
         return cudaErrorMemoryAllocation;
     size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (size + 255) / 256 * 256;
@@ -113,6 +114,7 @@ static cudaError_t release(void *pointer, bool host)
     auto found = moe_gpu.allocations.find((uintptr_t)pointer);
     if (found == moe_gpu.allocations.end() || found->second.host != host)
         return cudaErrorInvalidValue;
+    moe_overlap_break();
     unmap(found->second);
     moe_gpu.allocations.erase(found);
     moe_gpu.counts.frees++;

@@ -88,7 +88,7 @@ struct thread_state {
 struct machine {
     std::recursive_mutex lock;
     int num_devices = 1, num_multiprocessors = 4, major = 9, minor = 0;
-    bool old_driver = false, defer = true;
+    bool old_driver = false, defer = true, overlap = true, overlap_seen = false;
     size_t memory = (size_t)64 << 30;
     moe_emulate_run_options run = {MOE_EMULATE_IN_ORDER, 1};
     size_t fail_allocation = 0, fail_call = 0, fail_launch = 0;
@@ -137,6 +137,11 @@ const allocation *allocation_of(const void *pointer);
 /* memory.cpp: ends the program if bytes around the allocation have changed; and gives it back, checked */
 void check_edges(const allocation &a);
 void unmap(const allocation &a);
+
+/* overlap.cpp: around each kernel; and before anything else that changes memory */
+void moe_overlap_begin(const void *stream, int device, bool overlap);
+void moe_overlap_end(void);
+void moe_overlap_break(void);
 
 /* streams.cpp */
 cudaStream_t resolve_stream(cudaStream_t stream); /* NULL: no such stream */

@@ -97,8 +97,9 @@ cudaError_t moe_emulate_launch(const moe_emulate_launch_config &config, cudaStre
     if (config.shared_bytes > (limit == moe_gpu.shared_limits.end() ? 48u * 1024 : (size_t)limit->second))
         return call.end(cudaErrorInvalidValue);
     moe_gpu.counts.launches++;
+    moe_gpu.overlap_seen |= config.overlap;
     int device = s->device;
-    return call.end(enqueue(s, cudaGraphNodeTypeKernel, [config, thread, device]() {
+    return call.end(enqueue(s, cudaGraphNodeTypeKernel, [config, thread, device, s]() {
         if (moe_gpu.sticky[device])
             return;
         if (moe_gpu.fail_launch && --moe_gpu.fail_launch == 0) {
@@ -106,7 +107,12 @@ cudaError_t moe_emulate_launch(const moe_emulate_launch_config &config, cudaStre
             moe_gpu.sticky[device] = moe_gpu.launch_error;
             return;
         }
+        bool looks = moe_gpu.overlap && moe_gpu.overlap_seen;
+        if (looks)
+            moe_overlap_begin(s, device, config.overlap);
         moe_emulate_run_result result = moe_emulate_run(config, thread, moe_gpu.run);
+        if (looks)
+            moe_overlap_end();
         moe_gpu.counts.kernels++;
         moe_gpu.counts.blocks += result.blocks;
         moe_gpu.counts.overlapping += config.overlap;
@@ -144,6 +150,7 @@ static route copy_route(const void *dst, const void *src, size_t count, cudaMemc
 
 static void copy_now(int device, void *dst, const void *src, size_t count)
 {
+    moe_overlap_break();
     if (!moe_gpu.sticky[device])
         memcpy(dst, src, count);
 }
@@ -209,6 +216,7 @@ extern "C" cudaError_t cudaMemsetAsync(void *pointer, int value, size_t count, c
     moe_gpu.counts.fills++;
     int device = s->device;
     return call.end(enqueue(s, cudaGraphNodeTypeMemset, [=]() {
+        moe_overlap_break();
         if (!moe_gpu.sticky[device])
             memset(pointer, value, count);
     }));
@@ -227,7 +235,10 @@ extern "C" cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t func
     cudaStream_t s = resolve_stream(stream);
     if (!s || !function)
         return call.end(s ? cudaErrorInvalidValue : cudaErrorInvalidResourceHandle);
-    return call.end(enqueue(s, cudaGraphNodeTypeHost, [=]() { function(user); }));
+    return call.end(enqueue(s, cudaGraphNodeTypeHost, [=]() {
+        moe_overlap_break();
+        function(user);
+    }));
 }
 
 /* ---- streams ---- */

@@ -106,15 +106,16 @@ MOE_DEVICE void moe_barrier(int id, int threads, MOE_EMULATE_SITE)
     moe_emulate_barrier(id, threads, false, "moe_barrier", MOE_EMULATE_HERE);
 }
 
-/* ---- dependent launches: kernels run one after another, and it is noted who called what ---- */
+/* ---- dependent launches: before the wait, what kernels under way have written is hidden ---- */
 
-MOE_DEVICE void moe_wait_for_previous(void)
+MOE_DEVICE void moe_wait_for_previous(MOE_EMULATE_SITE)
 {
-    moe_emulate_wait_for_previous();
+    moe_emulate_wait_for_previous(MOE_EMULATE_HERE);
 }
 
 MOE_DEVICE void moe_let_next_start(void)
 {
+    moe_emulate_let_next_start();
 }
 
 #endif
