@@ -64,6 +64,27 @@ static void test_memory(void **)
     assert_null(memory);
 }
 
+static void test_guard(void **)
+{
+    int *values = device_array(std::vector<int>(100, 1)), *more = NULL;
+    assert_int_equal(values[3], 1);
+    moe_emulate_guard(true);
+    OK(cudaMalloc(&more, 100 * sizeof *more));
+    OK(add(values, 5, NULL));
+    OK(cudaMemcpy(more, values, 100 * sizeof *more, cudaMemcpyDeviceToDevice));
+    assert_int_equal(host_array(more, 1)[0], 6);
+    for (volatile int *memory : {values, more})
+        dies("", [&]() {
+            if (memory[0] == 6)
+                memory[1] = 7;
+        });
+    assert_int_equal(moe_emulate_check(), 2);
+    OK(cudaFree(more));
+    moe_emulate_guard(false);
+    assert_int_equal(values[3], 6);
+    OK(cudaFree(values));
+}
+
 /* ---- streams ---- */
 
 static void test_deferred(void **)
@@ -387,7 +408,8 @@ static void test_launches(void **)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_memory),      TEST(test_deferred),         TEST(test_events), TEST(test_graph),
+        TEST(test_memory),      TEST(test_guard),            TEST(test_deferred),
+        TEST(test_events),      TEST(test_graph),
         TEST(test_forbidden),   TEST(test_bad_captures),     TEST(test_no_machine),
         TEST(test_two_devices), TEST(test_allocations_fail), TEST(test_sticky), TEST(test_launches),
     };

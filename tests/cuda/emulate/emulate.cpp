@@ -32,6 +32,7 @@ extern "C" size_t moe_emulate_reset(void)
 {
     LOCKED;
     size_t alive = moe_gpu.allocations.size();
+    moe_emulate_guard(false);
     release_everything();
     moe_gpu.num_devices = 1;
     moe_gpu.num_multiprocessors = 4;
@@ -157,6 +158,7 @@ extern "C" void moe_emulate_count_from_here(void)
 extern "C" size_t moe_emulate_check(void)
 {
     LOCKED;
+    memory_access access;
     for (const auto &entry : moe_gpu.allocations)
         check_edges(entry.second);
     return moe_gpu.allocations.size();

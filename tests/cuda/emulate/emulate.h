@@ -21,10 +21,10 @@
 // that waits, or any later one.
 //
 // Not modelled: blocks at the same time (no block may wait for another, and no race between blocks shows); threads of
-// a warp in step; time; caches; reads of host memory by kernels and of device memory by the host (both just work);
-// sums inside an mma (here in double, one rounding; the hardware has its own order); other texts of PTX than the
-// twins of src/cuda/ptx.cuh; thread-local variables of the program, which are 0xff after a kernel: shared arrays are
-// made of them.
+// a warp in step; time; caches; reads of host memory by kernels, and of device memory by the host (both work, the
+// latter unless moe_emulate_guard is on); the order of sums inside an mma (here in double, rounded once; the hardware
+// has its own); fast arithmetic (exact here); limits of registers and of static shared memory; PTX but for the twins
+// of src/cuda/ptx.cuh. Thread-local variables of the program are 0xff after a kernel: shared arrays are made of them.
 #ifndef MOE_EMULATE_H
 #define MOE_EMULATE_H
 
@@ -71,6 +71,9 @@ void moe_emulate_schedule(enum moe_emulate_order order, uint64_t seed);
 void moe_emulate_defer(bool defer); /* default true; false: work runs when it is queued */
 /* Default true: launches with overlap begin before the kernels ahead of them have written anything; see above. */
 void moe_emulate_overlap(bool overlap);
+
+/* Default false. true: the host faults when it touches device memory, as with a real device. */
+void moe_emulate_guard(bool guard);
 
 /* ---- what has happened since moe_emulate_reset or moe_emulate_count_from_here ---- */
 

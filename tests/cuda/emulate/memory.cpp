@@ -27,6 +27,38 @@ static void fill_edges(const allocation &a)
     MARK_BAD(a.base + a.size, (size_t)(end - page - (a.base + a.size)));
 }
 
+/* Its pages, without the two that never have access. */
+static void set_access(const allocation &a, int access)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (!a.host && mprotect((unsigned char *)a.mapping + page, a.mapping_size - 2 * page, access) != 0)
+        moe_emulate_die("memory cannot be guarded");
+}
+
+static int accesses;
+
+memory_access::memory_access()
+{
+    if (accesses++ == 0 && moe_gpu.guard)
+        for (const auto &entry : moe_gpu.allocations)
+            set_access(entry.second, PROT_READ | PROT_WRITE);
+}
+
+memory_access::~memory_access()
+{
+    if (--accesses == 0 && moe_gpu.guard)
+        for (const auto &entry : moe_gpu.allocations)
+            set_access(entry.second, PROT_NONE);
+}
+
+extern "C" void moe_emulate_guard(bool guard)
+{
+    std::lock_guard<std::recursive_mutex> lock(moe_gpu.lock);
+    moe_gpu.guard = true;
+    memory_access access;   /* what is guarded is opened; and closed again at the end, or not */
+    moe_gpu.guard = guard;
+}
+
 void check_edges(const allocation &a)
 {
     unsigned char *begin = (unsigned char *)a.mapping, *end = begin + a.mapping_size;
@@ -94,6 +126,7 @@ static cudaError_t allocate(void **pointer, size_t size, bool host)
         munmap(mapping, mapped);
         return cudaErrorMemoryAllocation;
     }
+    memory_access access;
     allocation a = {begin + mapped - page - inner, size, mapping, mapped, device, host};
     fill_fresh(a);
     fill_edges(a);
@@ -111,6 +144,7 @@ void unmap(const allocation &a)
 
 static cudaError_t release(void *pointer, bool host)
 {
+    memory_access access;
     auto found = moe_gpu.allocations.find((uintptr_t)pointer);
     if (found == moe_gpu.allocations.end() || found->second.host != host)
         return cudaErrorInvalidValue;

@@ -88,7 +88,7 @@ struct thread_state {
 struct machine {
     std::recursive_mutex lock;
     int num_devices = 1, num_multiprocessors = 4, major = 9, minor = 0;
-    bool old_driver = false, defer = true, overlap = true, overlap_seen = false;
+    bool old_driver = false, defer = true, overlap = true, overlap_seen = false, guard = false;
     size_t memory = (size_t)64 << 30;
     moe_emulate_run_options run = {MOE_EMULATE_IN_ORDER, 1};
     size_t fail_allocation = 0, fail_call = 0, fail_launch = 0;
@@ -134,7 +134,12 @@ bool is_device(int device);
 /* The allocation that holds pointer, or NULL. */
 const allocation *allocation_of(const void *pointer);
 
-/* memory.cpp: ends the program if bytes around the allocation have changed; and gives it back, checked */
+/* memory.cpp: while one of these lives, device memory can be touched though it is guarded */
+struct memory_access {
+    memory_access();
+    ~memory_access();
+};
+/* ends the program if bytes around the allocation have changed; and gives it back, checked */
 void check_edges(const allocation &a);
 void unmap(const allocation &a);
 

@@ -35,6 +35,9 @@ static void run_before(cudaStream_t stream, uint64_t number)
 
 void run_until(cudaStream_t stream, uint64_t number)
 {
+    if (stream->pending.empty() || stream->pending.front().number > number)
+        return;
+    memory_access access;
     while (!stream->pending.empty() && stream->pending.front().number <= number) {
         run_before(stream, stream->pending.front().number - 1);
         queued next = std::move(stream->pending.front());
