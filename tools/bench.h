@@ -48,7 +48,7 @@ struct bench_cell {
     size_t tokens, num_layers, calls;
     double median, least, spread;   /* seconds; quartile to quartile over the median */
     double unique_bytes, flops;     /* of a call */
-    double read;                    /* bytes a second, the median of the passes */
+    double read;                    /* bytes a second, the median of the passes; 0: not known */
     double f32;                     /* operations a second, the lower of before and after */
     double memory, compute, tiles;  /* seconds that the bytes need, the operations, and these in tiles; 0: not known */
     double error;                   /* NAN: not measured */

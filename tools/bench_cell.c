@@ -170,7 +170,8 @@ static enum moe_status time_calls(struct bench *bench, struct arrays *a, struct 
     return MOE_OK;
 }
 
-/* The probes around the calls: passes of a linear read, and the arithmetic of the kinds in use. */
+/* The probes around the calls: passes of a linear read, and the arithmetic of the kinds in use; none where the backend
+ * does not compute on the CPU. */
 struct probes {
     double reads[2 * NUM_PASSES], f32;
     size_t num_reads;
@@ -185,6 +186,8 @@ static double probe_peak(struct bench *bench, enum peak_kind kind)
 
 static void probe(struct bench *bench, struct probes *probes, size_t num_layers)
 {
+    if (!bench_peak_knows(bench->session.level))
+        return;
     for (size_t i = 0; i < NUM_PASSES; i++)
         probes->reads[probes->num_reads++] = bench_read(&bench->weights, num_layers, bench->threads);
     double f32 = probe_peak(bench, PEAK_F32);
@@ -208,8 +211,8 @@ static enum moe_status time_and_probe(struct bench *bench, struct arrays *a, str
     struct bench_clock to = bench_clock_now();
     bench_noise_between(&cell->noise, &from, &to);
     qsort(probes.reads, probes.num_reads, sizeof *probes.reads, compare);
-    cell->read = quantile(probes.reads, probes.num_reads, 0.5);
-    cell->noise.read_spread = probes.reads[0] > 0 ? probes.reads[probes.num_reads - 1] / probes.reads[0] : 1;
+    cell->read = probes.num_reads > 0 ? quantile(probes.reads, probes.num_reads, 0.5) : 0;
+    cell->noise.read_spread = cell->read > 0 ? probes.reads[probes.num_reads - 1] / probes.reads[0] : 1;
     cell->f32 = probes.f32;
     cell->noise.compute = bench->peaks[PEAK_F32] > 0 ? probes.f32 / bench->peaks[PEAK_F32] : 1;
     return MOE_OK;

@@ -65,14 +65,22 @@ static size_t find_rounds(const struct peak_row *row)
     }
 }
 
+static const char *const levels[] = {"c", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx",
+                                     "neon", "dotprod", "i8mm"};
+enum { NUM_LEVELS = sizeof levels / sizeof levels[0] };
+
+/* NUM_LEVELS: none of the CPU's. */
 static size_t rank(const char *level)
 {
-    static const char *const levels[] = {"c", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx",
-                                         "neon", "dotprod", "i8mm"};
     size_t i = 0;
-    while (i < sizeof levels / sizeof levels[0] && strcmp(levels[i], level) != 0)
+    while (*level && i < NUM_LEVELS && strcmp(levels[i], level) != 0)
         i++;
-    return i < sizeof levels / sizeof levels[0] ? i : 0;
+    return i;
+}
+
+bool bench_peak_knows(const char *level)
+{
+    return rank(level) < NUM_LEVELS;
 }
 
 static const struct peak_row *find_row(enum peak_kind kind, const char *level)
@@ -86,7 +94,7 @@ static const struct peak_row *find_row(enum peak_kind kind, const char *level)
 
 double bench_peak(enum peak_kind kind, const char *level, size_t threads)
 {
-    const struct peak_row *row = find_row(kind, level);
+    const struct peak_row *row = bench_peak_knows(level) ? find_row(kind, level) : NULL;
     threads = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
     struct worker *workers = row ? calloc(threads, sizeof *workers) : NULL;
     if (!workers)

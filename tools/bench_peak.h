@@ -4,6 +4,7 @@
 #ifndef BENCH_PEAK_H
 #define BENCH_PEAK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum peak_kind {
@@ -31,6 +32,9 @@ extern const struct peak_row peak_rows[];
 /* Operations a second of all threads together, over about 60 ms; 0 where level has no instruction of that kind, or it
  * is not known. level: as the cpu backend names it; "": that of any machine. */
 double bench_peak(enum peak_kind kind, const char *level, size_t threads);
+
+/* Whether level is one of a CPU; limits of other processors are not known here. */
+bool bench_peak_knows(const char *level);
 
 const char *bench_peak_name(enum peak_kind kind);
 

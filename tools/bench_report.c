@@ -13,7 +13,9 @@
 static const char *bound(char text[32], const struct bench *bench, const struct bench_cell *cell)
 {
     bool one = bench->in == bench->down;
-    if (cell->memory >= cell->compute)
+    if (!(bench_cell_ideal(cell) > 0))
+        snprintf(text, 32, "-");
+    else if (cell->memory >= cell->compute)
         snprintf(text, 32, "read");
     else
         snprintf(text, 32, "%s%s%s", bench_peak_name(bench->in), one ? "" : "+",
@@ -88,7 +90,7 @@ static void print_json(const struct bench *bench, const struct bench_cell *cell)
     json_object_set_new(line, "calls", json_integer((json_int_t)cell->calls));
     json_object_set_new(line, "unique_expert_bytes", json_integer((json_int_t)cell->unique_bytes));
     add_number(line, "GB_s", rate / 1e9);
-    add_number(line, "read_GB_s", cell->read / 1e9);
+    add_number(line, "read_GB_s", cell->read > 0 ? cell->read / 1e9 : (double)NAN);
     add_number(line, "ratio_to_read", cell->read > 0 ? rate / cell->read : (double)NAN);
     add_number(line, "GFLOP_s", cell->flops / cell->median / 1e9);
     add_number(line, "ideal_ms", bench_cell_ideal(cell) > 0 ? 1e3 * bench_cell_ideal(cell) : (double)NAN);
@@ -123,13 +125,18 @@ static void print_head(const struct bench *bench)
 static void print_row(const struct bench *bench, const struct bench_cell *cell)
 {
     const struct bench_weights *w = &bench->weights;
-    char name[80], what[32];
+    char name[80], what[32], read[16] = "-", ideal[16] = "-", ratio[16] = "-";
     snprintf(name, sizeof name, "%s%s%s", describe_format(w->format), w->format == w->down ? "" : "/",
              w->format == w->down ? "" : describe_format(w->down));
-    printf("%-13s %6zu %10.4f %4.1f %% %7.2f %7.2f %8.1f %9.4f %4.0f %% %-8s", name, cell->tokens, 1e3 * cell->median,
-           100 * cell->spread, cell->unique_bytes / cell->median / 1e9, cell->read / 1e9,
-           cell->flops / cell->median / 1e9, 1e3 * bench_cell_ideal(cell), 100 * ratio_to_ideal(cell),
-           bound(what, bench, cell));
+    if (cell->read > 0)
+        snprintf(read, sizeof read, "%.2f", cell->read / 1e9);
+    if (bench_cell_ideal(cell) > 0) {
+        snprintf(ideal, sizeof ideal, "%.4f", 1e3 * bench_cell_ideal(cell));
+        snprintf(ratio, sizeof ratio, "%.0f %%", 100 * ratio_to_ideal(cell));
+    }
+    printf("%-13s %6zu %10.4f %4.1f %% %7.2f %7s %8.1f %9s %6s %-8s", name, cell->tokens, 1e3 * cell->median,
+           100 * cell->spread, cell->unique_bytes / cell->median / 1e9, read, cell->flops / cell->median / 1e9, ideal,
+           ratio, bound(what, bench, cell));
     if (bench_limits_tiles(bench))
         printf("%4.0f %%", 100 * ratio_to_tiles(bench, cell));
     if (bench->error)

@@ -251,7 +251,7 @@ int cmd_bench(int argc, char **argv)
         {"down", OPTION_STRING, &words.down, "F", "another format for down"},
         {"tokens", OPTION_STRING, &words.tokens, "T[,T]", "tokens of a call; default 1,8,64,512"},
         {"threads", OPTION_SIZE, &bench.threads, "N", "default: all CPUs of the machine"},
-        {"backend", OPTION_STRING, &bench.backend, "B", "cpu (default), or cpu:LEVEL; `moe info` lists them"},
+        {"backend", OPTION_STRING, &bench.backend, "B", "cpu (default), cpu:LEVEL, cuda:N; `moe info` lists them"},
         {"describe", OPTION_STRING, &bench.describe, "FILE", "what MODEL is (docs/describe.md), not its metadata"},
         {"exact", OPTION_FLAG, &bench.exact, NULL, "a layer that keeps activations in f32"},
         {"error", OPTION_FLAG, &bench.error, NULL, "also the error against double precision"},

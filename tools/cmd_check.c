@@ -287,7 +287,7 @@ int cmd_check(int argc, char **argv)
         {"reference", OPTION_STRING, &check.reference, "FILE", "another reference than the one beside the model"},
         {"tolerance", OPTION_NUMBER, &check.tolerance, "E", "largest error that passes, in place of the rule above"},
         {"describe", OPTION_STRING, &check.describe, "FILE", "what MODEL is (docs/describe.md), not its metadata"},
-        {"backend", OPTION_STRING, &check.backend, "B", "cpu (default), or cpu:LEVEL; `moe info` lists them"},
+        {"backend", OPTION_STRING, &check.backend, "B", "cpu (default), cpu:LEVEL, cuda:N; `moe info` lists them"},
         {"threads", OPTION_SIZE, &check.threads, "N", "default: all CPUs that the process may use"},
         {"primitives", OPTION_FLAG, &check.primitives, NULL, "compose the layers of the backend's primitives"},
         {"exact", OPTION_FLAG, &check.exact, NULL, "never round activations below f32"},

@@ -159,7 +159,7 @@ int cmd_run(int argc, char **argv)
         {"ids-out", OPTION_STRING, &run.ids_out, "I.npy", "where the ids that were used go"},
         {"weights-out", OPTION_STRING, &run.weights_out, "W.npy", "where the weights that were used go"},
         {"describe", OPTION_STRING, &run.describe, "FILE", "what the model is (docs/describe.md), not its metadata"},
-        {"backend", OPTION_STRING, &run.backend, "B", "cpu (default), or cpu:LEVEL; `moe info` lists them"},
+        {"backend", OPTION_STRING, &run.backend, "B", "cpu (default), cpu:LEVEL, cuda:N; `moe info` lists them"},
         {"threads", OPTION_SIZE, &run.threads, "N", "default: all CPUs that the process may use"},
         {"primitives", OPTION_FLAG, &run.primitives, NULL, "compose the layer of the backend's primitives"},
         {"exact", OPTION_FLAG, &run.exact, NULL, "never round activations below f32"},

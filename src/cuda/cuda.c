@@ -381,12 +381,10 @@ static void cuda_describe(const void *self, void (*line)(void *user, const char 
 {
     const struct moe_cuda *device = self;
     char text[320];
-    snprintf(text, sizeof text, "%d, %s", device->index, device->name);
+    snprintf(text, sizeof text, "%d, %.200s, %d multiprocessors", device->index, device->name, device->num_sms);
     line(user, "device", text);
     snprintf(text, sizeof text, "sm_%d", device->capability);
     line(user, "level", text);
-    snprintf(text, sizeof text, "%d", device->num_sms);
-    line(user, "multiprocessors", text);
     snprintf(text, sizeof text, "%.1f GB, L2 %.1f MB, %zu KB of shared memory a block",
              (double)device->memory_bytes / 1e9, (double)device->l2_bytes / 1e6, device->shared_per_block / 1024);
     line(user, "memory", text);
