@@ -166,7 +166,7 @@ MOE_DEVICE uint32_t moe_large_enter(const struct moe_large_params &params, unsig
     thread->count = row < p.up.rows ? (p.up.rows - row + 15) / 16 : 0;
     const uint32_t token = moe_large_x_row<Shape>(lane);
     const uint32_t place = tile.place + (token < tile.tokens ? token : 0);
-    return p.x_divisor > 0 ? (uint32_t)__ldg(&p.pairs.sorted[place]) : place;
+    return p.x_divisor > 0 ? (uint32_t)p.pairs.sorted[place] : place;
 }
 
 template <class Shape>

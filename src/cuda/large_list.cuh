@@ -4,7 +4,7 @@
 #ifndef MOE_CUDA_LARGE_LIST_CUH
 #define MOE_CUDA_LARGE_LIST_CUH
 
-#include "cuda/call.h"
+#include "cuda/result.cuh"
 #include "cuda/ptx.cuh"
 
 /* Tokens of a matrix that are multiplied with all of its rows before the next ones are: few enough that they stay in the
@@ -40,12 +40,12 @@ template <int tile_tokens>
 MOE_DEVICE uint32_t moe_large_list_fill(const struct moe_large_list &list, const struct moe_cuda_pairs &pairs,
                                         uint32_t row_tiles, uint32_t *of_warps)
 {
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = (uint32_t)__ldg(pairs.num_active);
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = moe_pairs_active(pairs);
     const uint32_t each = (n + blockDim.x - 1) / blockDim.x, begin = threadIdx.x * each < n ? threadIdx.x * each : n;
     const uint32_t end = begin + each < n ? begin + each : n;
     uint32_t sum = 0;
     for (uint32_t a = begin; a < end; a++) {
-        uint32_t start = (uint32_t)__ldg(&pairs.starts[a]), tokens = (uint32_t)__ldg(&pairs.starts[a + 1]) - start;
+        uint32_t start = moe_pairs_start(pairs, a), tokens = moe_pairs_start(pairs, a + 1) - start;
         list.starts[a] = start;
         list.first[a] = sum;
         sum += (tokens + tile_tokens - 1) / tile_tokens * row_tiles;
@@ -67,7 +67,7 @@ MOE_DEVICE uint32_t moe_large_list_fill(const struct moe_large_list &list, const
     if (threadIdx.x == blockDim.x - 1) {
         *list.num_active = n;
         list.first[n] = before + sum;
-        list.starts[n] = (uint32_t)__ldg(&pairs.starts[n]);
+        list.starts[n] = moe_pairs_start(pairs, n);
     }
     __syncthreads();
     return list.first[n];
@@ -92,7 +92,7 @@ MOE_DEVICE struct moe_large_tile moe_large_list_find(const struct moe_large_list
     const uint32_t row_tile = of_band / width;
     const uint32_t first_token = (bands * band + of_band - row_tile * width) * tile_tokens;
     struct moe_large_tile found;
-    found.expert = (uint32_t)__ldg(&pairs.active[a]);
+    found.expert = moe_pairs_matrix(pairs, a);
     found.place = start + first_token;
     found.tokens = tokens - first_token < tile_tokens ? tokens - first_token : tile_tokens;
     found.first_row = row_tile * tile_rows;

@@ -6,26 +6,27 @@
 #include "cuda/act.cuh"
 #include "cuda/order.cuh"
 
-/* The a-th matrix that has pairs: its index, and its first place; a may be one too many for the latter. */
+/* The a-th matrix that has pairs: its index, and its first place; a may be one too many for the latter. Plain loads: the
+ * read-only path does not promise to see what the kernel before has written. */
 MOE_DEVICE uint32_t moe_pairs_active(const struct moe_cuda_pairs &pairs)
 {
-    return pairs.num_active != NULL ? (uint32_t)__ldg(pairs.num_active) : 1;
+    return pairs.num_active != NULL ? (uint32_t)*pairs.num_active : 1;
 }
 
 MOE_DEVICE uint32_t moe_pairs_matrix(const struct moe_cuda_pairs &pairs, uint32_t a)
 {
-    return pairs.num_active != NULL ? (uint32_t)__ldg(&pairs.active[a]) : 0;
+    return pairs.num_active != NULL ? (uint32_t)pairs.active[a] : 0;
 }
 
 MOE_DEVICE uint32_t moe_pairs_start(const struct moe_cuda_pairs &pairs, uint32_t a)
 {
-    return pairs.num_active != NULL ? (uint32_t)__ldg(&pairs.starts[a]) : a * pairs.num_pairs;
+    return pairs.num_active != NULL ? (uint32_t)pairs.starts[a] : a * pairs.num_pairs;
 }
 
 /* The row of x that a place reads. */
 MOE_DEVICE const uint16_t *moe_result_x(const struct moe_cuda_product &p, uint32_t place)
 {
-    size_t row = p.x_divisor > 0 ? (uint32_t)__ldg(&p.pairs.sorted[place]) / p.x_divisor : place;
+    size_t row = p.x_divisor > 0 ? (uint32_t)p.pairs.sorted[place] / p.x_divisor : place;
     return p.x + row * p.x_stride;
 }
 
