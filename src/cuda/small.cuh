@@ -126,6 +126,26 @@ MOE_DEVICE void moe_small_copy(unsigned char *stage, const struct moe_small_plac
     moe_copy_async_commit();
 }
 
+/* A unit that is under way, in a stage of the ring. */
+template <class Shape> struct moe_small_stage {
+    struct moe_small_place<Shape> place;    /* items 0: none */
+    typename Shape::Weights::side side;
+    bool ends_sum, ends_item;               /* the last one of an accumulator; of a round of the item's tokens */
+
+    /* Begin with the unit at *ahead, which goes on to the next. */
+    __device__ __forceinline__ void begin(unsigned char *unit, struct moe_small_place<Shape> *ahead,
+                                          const struct moe_cuda_product &p, const struct moe_small_run &run,
+                                          uint32_t row_bytes, int lane)
+    {
+        place = *ahead;
+        moe_small_copy<Shape>(unit, place, row_bytes, &side, lane);
+        if (place.items == 0)
+            return;
+        ends_sum = ahead->advance(p, run);
+        ends_item = ahead->items != place.items || ahead->first_token != place.first_token;
+    }
+};
+
 /* A unit that has arrived: the first bytes of rows g and g + 8 of each tile, and how many steps of 32 columns it has. The
  * table is filled with its scales. */
 template <class Shape> struct moe_small_unit {
@@ -217,90 +237,78 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
         return;
     moe_wait_for_previous();
 
-    struct moe_small_place<Shape> ahead, here;
+    struct moe_small_place<Shape> ahead;
     {
         /* The lists of a few matrices come into the first cache at once. */
         uint32_t near = lane < p.pairs.num_matrices ? lane : 0;
         moe_keep((int32_t)(moe_pairs_matrix(p.pairs, near) ^ moe_pairs_start(p.pairs, near)));
         uint64_t items = (uint64_t)moe_pairs_active(p.pairs) * run.row_tiles;
         uint64_t index = blockIdx.x * groups + group, runs = gridDim.x * groups, first = items * index / runs;
-        here.items = (uint32_t)(items * (index + 1) / runs - first);
-        here.active = (uint32_t)(first / run.row_tiles);
-        here.row_tile = (uint32_t)(first % run.row_tiles);
-        here.enter(p, run);
-        ahead = here;
+        ahead.items = (uint32_t)(items * (index + 1) / runs - first);
+        ahead.active = (uint32_t)(first / run.row_tiles);
+        ahead.row_tile = (uint32_t)(first % run.row_tiles);
+        ahead.enter(p, run);
     }
-    typename Weights::side sides[stages];
+    struct moe_small_stage<Shape> under_way[stages];
 #pragma unroll
-    for (int s = 0; s < stages; s++) {
-        moe_small_copy<Shape>(ring + s * Shape::unit_bytes, ahead, row_bytes, &sides[s], lane);
-        if (ahead.items > 0)
-            ahead.advance(p, run);
-    }
+    for (int s = 0; s < stages; s++)
+        under_way[s].begin(ring + s * Shape::unit_bytes, &ahead, p, run, row_bytes, lane);
 
     float acc[columns][tiles][4] = {};
     struct moe_unit_tokens tokens;    /* of the first column tile, in one segment */
     const uint4 *x[columns];
     uint32_t round = 0, place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
-    int column_tiles = 0;
-    bool begins = true;    /* an item, or a round of its tokens */
-    while (here.items > 0) {
+    while (under_way[0].place.items > 0) {
 #pragma unroll
         for (int s = 0; s < stages; s++) {
+            struct moe_small_place<Shape> here = under_way[s].place;
             if (here.items == 0)
-                break;
+                return;
             unsigned char *unit = ring + s * Shape::unit_bytes;
-            if (begins) {
-                uint32_t left = here.num_tokens - here.first_token, first = here.start + here.first_token;
-                column_tiles = left > 8 * (columns - 1) ? columns : (int)((left + 7) / 8);
-                if (first != place_of_x) {
-                    place_of_x = first;
-                    loaded = UINT32_MAX;
+            const uint32_t left = here.num_tokens - here.first_token, first = here.start + here.first_token;
+            if (first != place_of_x) {
+                place_of_x = first;
+                loaded = UINT32_MAX;
 #pragma unroll
-                    for (int n = 0; n < columns; n++) {
-                        uint32_t token = 8 * n + g;
-                        x[n] = (const uint4 *)moe_result_x(p, first + (token < left ? token : 0)) + t;
-                    }
+                for (int n = 0; n < columns; n++) {
+                    uint32_t token = 8 * n + g;
+                    x[n] = (const uint4 *)moe_result_x(p, first + (token < left ? token : 0)) + t;
                 }
-                begins = false;
             }
             if (here.segment != loaded)
                 moe_unit_load_tokens(&tokens, x[0] + here.segment * (MOE_SEGMENT / 8));
             loaded = here.segment;
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
-            const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, sides[s], lane);
+            const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, under_way[s].side, lane);
             moe_unit_multiply<Weights, tiles>(acc[0], w.low, w.high, table, tokens, w.steps, lane);
 #pragma unroll
             for (int n = 1; n < columns; n++)
-                if (n < column_tiles) {
+                if (left > 8 * n) {
                     moe_unit_load_tokens(&tokens, x[n] + here.segment * (MOE_SEGMENT / 8));
                     loaded = UINT32_MAX;
                     moe_unit_multiply<Weights, tiles>(acc[n], w.low, w.high, table, tokens, w.steps, lane);
                 }
             __syncwarp();
-            moe_small_copy<Shape>(unit, ahead, row_bytes, &sides[s], lane);
-            if (ahead.items > 0)
-                ahead.advance(p, run);
-
-            const struct moe_small_place<Shape> now = here;
-            if (!here.advance(p, run))
+            const bool ends_sum = under_way[s].ends_sum, ends_item = under_way[s].ends_item;
+            under_way[s].begin(unit, &ahead, p, run, row_bytes, lane);
+            if (!ends_sum)
                 continue;
             float4 *kept = parts + round % Shape::buffers * run.accumulators * 32 * sums;
 #pragma unroll
             for (int i = 0; i < sums; i++) {
                 float *sum = &acc[0][0][0] + 4 * i;
-                kept[(now.accumulator * sums + i) * 32 + lane] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+                kept[(here.accumulator * sums + i) * 32 + lane] = make_float4(sum[0], sum[1], sum[2], sum[3]);
                 sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
             }
-            if (here.items == now.items && here.first_token == now.first_token)
+            if (!ends_item)
                 continue;
-            begins = true;
             if (split > 1)
                 moe_barrier(1 + group, 32 * split);
             else
                 __syncwarp();
-            moe_small_finish<Shape>(p, now, kept, run.accumulators, (run.part + round) % split * 32 + lane, 32 * split);
+            moe_small_finish<Shape>(p, here, kept, run.accumulators, (run.part + round) % split * 32 + lane,
+                                    32 * split);
             round++;
         }
     }
