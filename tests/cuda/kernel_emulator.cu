@@ -365,6 +365,8 @@ static void test_roundings(void **)
         float x = __uint_as_float((r & 0x807fffffu) | (100u + s % 60u) << 23);
         assert_int_equal(moe_bf16x2(x, 0) & 0xffffu, nearest_bf16((long double)x));
     }
+    /* 7 * 37 / 256 lies between two bf16, and 2^-60 decides */
+    assert_int_equal(moe_bf16x2_fma(0x40e040e0u, 0x3e143e14u, 0x2180a180u), 0x3f823f81u);
     assert_int_equal(moe_bf16x2(INFINITY, -INFINITY), 0xff807f80u);
     assert_int_equal(moe_bf16x2(NAN, 3.4028235e38f), 0x7f807fffu);
     assert_int_equal(moe_bf16x2(-0.0f, 1e-45f), 0x00008000u);

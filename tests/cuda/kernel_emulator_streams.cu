@@ -105,6 +105,12 @@ static void test_deferred(void **)
     /* but for one that does */
     OK(add(values, 100, blocking));
     assert_int_equal(host_array(values, 1)[0], 111);
+    /* which in turn waits for the stream that has no name */
+    OK(add(values, 1000, NULL));
+    OK(cudaMemcpyAsync(pinned, values, sizeof *pinned, cudaMemcpyDeviceToHost, blocking));
+    OK(cudaStreamSynchronize(blocking));
+    assert_int_equal(*pinned, 1111);
+    *pinned = 11;
     /* pinned memory is read when the copy runs, pageable memory at once */
     OK(cudaMemcpyAsync(values, pinned, sizeof *pinned, cudaMemcpyHostToDevice, stream));
     OK(cudaMemcpyAsync(values + 1, &pageable, sizeof pageable, cudaMemcpyHostToDevice, stream));

@@ -164,15 +164,19 @@ static const moe_fiber_meeting *conflict(const moe_fiber_warp *w, uint32_t lane,
     return NULL;
 }
 
+static bool same_place(moe_emulate_site a, moe_emulate_site b)
+{
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
+
 static moe_fiber_meeting *join(moe_fiber_warp *w, uint32_t self, uint32_t mask, moe_emulate_combine *combine,
                                const char *name, moe_emulate_site site)
 {
     if (!(mask & self))
         moe_emulate_die("%s at %s:%d: the mask 0x%08x lacks the caller", name, site.file, site.line, mask);
-    bool any_place = strcmp(name, "__syncwarp") == 0;
     for (moe_fiber_meeting &m : w->meetings)
         if (m.mask == mask && m.combine == combine && !(m.arrived & self) &&
-            (any_place || (m.site.line == site.line && strcmp(m.site.file, site.file) == 0)))
+            (same_place(m.site, site) || strcmp(name, "__syncwarp") == 0))
             return &m;
     if (mask & (w->ended | ~w->present))
         moe_emulate_die("divergence: %s at %s:%d (mask 0x%08x) names lanes 0x%08x that have ended or are not there",
@@ -229,7 +233,7 @@ static void check_barrier(moe_fiber_barrier *b, int id, unsigned expected, const
         moe_emulate_die("barrier %d: %s of %u threads at %s:%d, others wait at %s of %u", id, name, expected, site.file,
                         site.line, b->name, b->expected);
     moe_emulate_site *there = &b->sites[f->warp];
-    if (b->lanes[f->warp] && (there->line != site.line || strcmp(there->file, site.file) != 0))
+    if (b->lanes[f->warp] && !same_place(*there, site))
         moe_emulate_die("barrier divergence: %s at %s:%d, other lanes of the warp wait at %s:%d", name, site.file,
                         site.line, there->file, there->line);
     *there = site;
