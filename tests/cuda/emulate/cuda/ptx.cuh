@@ -95,10 +95,6 @@ MOE_DEVICE uint32_t moe_f16x2(float low, float high)
     return (low == low ? moe_f32_to_f16(low) : 0x7fffu) | (high == high ? moe_f32_to_f16(high) : 0x7fffu) << 16;
 }
 
-MOE_DEVICE void moe_keep(int32_t)
-{
-}
-
 /* ---- barriers of a part of a block; 0 is __syncthreads' ---- */
 
 MOE_DEVICE void moe_barrier(int id, int threads, MOE_EMULATE_SITE)
