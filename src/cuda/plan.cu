@@ -56,7 +56,8 @@ static __global__ void __launch_bounds__(MOE_PLAN_PAIRS)
             *r.num_live = (int32_t)live;
     }
     if (r.sorts)
-        moe_plan_pairs(moe_plan_results(r), (struct moe_plan_shared *)moe_dynamic_shared(), params.num_pairs, matrix);
+        moe_plan_pairs(moe_plan_results(r), (struct moe_plan_shared *)moe_dynamic_shared(), params.num_pairs,
+                       threadIdx.x, matrix);
     else if (threadIdx.x < params.num_pairs)
         r.places[threadIdx.x] = matrix;
 }

@@ -76,73 +76,72 @@ MOE_DEVICE void moe_plan_count_skipped(const struct moe_cuda_routing &r, bool sk
 
 /* ---- up to 128 pairs: by rank, in one block of any kernel ---- */
 
-enum { MOE_PLAN_PAIRS = 128 };
+enum { MOE_PLAN_PAIRS = 128, MOE_PLAN_BARRIER = 15 };
 
 struct moe_plan_shared {
     __align__(16) uint32_t keys[MOE_PLAN_PAIRS];    /* matrix * MOE_PLAN_PAIRS + pair; all ones: not sorted */
     int32_t order[MOE_PLAN_PAIRS];
 };
 
+/* Of the warps that have pairs. */
 MOE_DEVICE void moe_plan_sync(uint32_t num_pairs)
 {
     if (num_pairs <= 32)
         __syncwarp();
     else
-        __syncthreads();
+        moe_barrier(MOE_PLAN_BARRIER, (num_pairs + 31) & ~31u);
 }
 
-/* All threads of a block call it, at least num_pairs of them (whole warps), thread p with the matrix of pair p (any
- * value beyond the last). Results can be seen by every thread when it returns. Up to 32 pairs, one warp does it. */
+/* At least num_pairs threads of a block, whole warps, call it; p counts them from 0, and thread p has the matrix of pair
+ * p. out may be shared or global memory; what is in it can be seen after the block's next barrier. */
 MOE_DEVICE void moe_plan_pairs(const struct moe_plan_out &out, struct moe_plan_shared *shared, uint32_t num_pairs,
-                               int32_t matrix)
+                               uint32_t p, int32_t matrix)
 {
-    const uint32_t p = threadIdx.x, lane = p % 32, padded = (num_pairs + 3) & ~3u;
-    const bool works = p < 32 || num_pairs > 32;
-    if (works) {
-        const uint32_t key = p < num_pairs && matrix >= 0 ? (uint32_t)matrix * MOE_PLAN_PAIRS + p : 0xffffffffu;
-        if (p < padded) {
-            shared->keys[p] = key;
-            shared->order[p] = -1;
-        }
-        moe_plan_sync(num_pairs);
-        if (p < num_pairs && key != 0xffffffffu) {
-            const uint4 *keys = (const uint4 *)shared->keys;
-            uint32_t place = 0;
-            for (uint32_t q = 0; q < padded / 4; q++) {
-                uint4 others = keys[q];
-                place += (others.x < key) + (others.y < key) + (others.z < key) + (others.w < key);
-            }
-            shared->order[place] = (int32_t)p;
-            out.sorted[place] = (int32_t)p;
-            matrix = (int32_t)place;
-        }
-        if (p < num_pairs && out.places != NULL)
-            out.places[p] = matrix;
-        moe_plan_sync(num_pairs);
+    const uint32_t lane = p % 32, padded = (num_pairs + 3) & ~3u;
+    if (p >= ((num_pairs + 31) & ~31u))
+        return;
+    const uint32_t key = p < num_pairs && matrix >= 0 ? (uint32_t)matrix * MOE_PLAN_PAIRS + p : 0xffffffffu;
+    if (p < padded) {
+        shared->keys[p] = key;
+        shared->order[p] = -1;
     }
-    if (p < 32) {
-        uint32_t num_active = 0, num_sorted = 0;
-        for (uint32_t first = 0; first < num_pairs; first += 32) {
-            const uint32_t place = first + lane;
-            const int32_t pair = place < num_pairs ? shared->order[place] : -1;
-            const uint32_t here = pair >= 0 ? shared->keys[pair] / MOE_PLAN_PAIRS : 0;
-            const bool begins =
-                pair >= 0 && (place == 0 || shared->keys[shared->order[place - 1]] / MOE_PLAN_PAIRS != here);
-            const uint32_t all = __ballot_sync(0xffffffffu, begins);
-            if (begins) {
-                uint32_t a = num_active + __popc(all & ((1u << lane) - 1));
-                out.active[a] = (int32_t)here;
-                out.starts[a] = (int32_t)place;
-            }
-            num_active += __popc(all);
-            num_sorted += __popc(__ballot_sync(0xffffffffu, pair >= 0));
+    moe_plan_sync(num_pairs);
+    if (key != 0xffffffffu) {
+        const uint4 *keys = (const uint4 *)shared->keys;
+        uint32_t place = 0;
+        for (uint32_t q = 0; q < padded / 4; q++) {
+            uint4 others = keys[q];
+            place += (others.x < key) + (others.y < key) + (others.z < key) + (others.w < key);
         }
-        if (lane == 0) {
-            *out.num_active = (int32_t)num_active;
-            out.starts[num_active] = (int32_t)num_sorted;
-        }
+        shared->order[place] = (int32_t)p;
+        out.sorted[place] = (int32_t)p;
+        matrix = (int32_t)place;
     }
-    __syncthreads();
+    if (p < num_pairs && out.places != NULL)
+        out.places[p] = matrix;
+    moe_plan_sync(num_pairs);
+    if (p >= 32)
+        return;
+    uint32_t num_active = 0, num_sorted = 0;
+    for (uint32_t first = 0; first < num_pairs; first += 32) {
+        const uint32_t place = first + lane;
+        const int32_t pair = place < num_pairs ? shared->order[place] : -1;
+        const uint32_t here = pair >= 0 ? shared->keys[pair] / MOE_PLAN_PAIRS : 0;
+        const bool begins =
+            pair >= 0 && (place == 0 || shared->keys[shared->order[place - 1]] / MOE_PLAN_PAIRS != here);
+        const uint32_t all = __ballot_sync(0xffffffffu, begins);
+        if (begins) {
+            uint32_t a = num_active + __popc(all & ((1u << lane) - 1));
+            out.active[a] = (int32_t)here;
+            out.starts[a] = (int32_t)place;
+        }
+        num_active += __popc(all);
+        num_sorted += __popc(__ballot_sync(0xffffffffu, pair >= 0));
+    }
+    if (lane == 0) {
+        *out.num_active = (int32_t)num_active;
+        out.starts[num_active] = (int32_t)num_sorted;
+    }
 }
 
 /* ---- any number of pairs: by counts, in a block of MOE_PLAN_WARPS warps ---- */

@@ -19,42 +19,46 @@ struct moe_route_params {
     size_t team_bytes;
 };
 
-/* Every token has a team; then the plan. */
-static __global__ void __launch_bounds__(MOE_PLAN_THREADS)
+/* Every token has a team, the first warps. Up to MOE_PLAN_PAIRS pairs are planned by the warps after them, while the
+ * teams weigh; more by all of them, after that. */
+static __global__ void __launch_bounds__(MOE_PLAN_THREADS + MOE_PLAN_PAIRS)
     moe_route_block_kernel(const __grid_constant__ struct moe_route_params params)
 {
     const struct moe_cuda_routing &r = params.r;
-    const uint32_t warp = threadIdx.x / 32, num_pairs = r.num_tokens * r.top_k;
+    const uint32_t warp = threadIdx.x / 32, num_pairs = r.num_tokens * r.top_k, t = warp / params.warps;
     const bool few = num_pairs <= MOE_PLAN_PAIRS;
     unsigned char *memory = moe_dynamic_shared();
     const struct moe_plan_out out = {r.num_active, r.active, r.starts, r.sorted, r.places};
+    const struct moe_route_team team =
+        moe_route_team_of(r, memory, params.team_bytes, t, params.warps, warp % params.warps);
+    struct moe_route_chosen chosen = {};
     moe_let_next_start();
     moe_wait_for_previous();
-    const uint32_t live = moe_plan_live(r), t = warp / params.warps;
+    const uint32_t live = moe_plan_live(r);
     if (t < r.num_tokens)
-        moe_route_token(r, moe_route_team_of(r, memory, params.team_bytes, t, params.warps, warp % params.warps), t,
-                        live, !few);
+        chosen = moe_route_token(r, team, t, live);
     if (threadIdx.x == 0)
         *r.num_live = (int32_t)live;
     __syncthreads();
-    if (few) {
-        const uint32_t p = threadIdx.x, at = p / r.top_k;
+    if (t < r.num_tokens) {
+        if (team.part == 0)
+            moe_route_publish(r, team, t, live, chosen, !few);
+    } else if (few) {
+        const uint32_t p = threadIdx.x - 32 * params.warps * r.num_tokens, at = p / r.top_k;
         int32_t matrix = MOE_CUDA_SKIPPED;
-        if (p < num_pairs) {
-            struct moe_route_team team = moe_route_team_of(r, memory, params.team_bytes, at, params.warps, 0);
-            matrix = moe_plan_matrix(r, team.ids[p - at * r.top_k]);
-        }
-        if (p < MOE_PLAN_PAIRS)
-            moe_plan_count_skipped(r, p < num_pairs && at < live && matrix == MOE_CUDA_SKIPPED);
+        if (p < num_pairs)
+            matrix = moe_plan_matrix(
+                r, moe_route_team_of(r, memory, params.team_bytes, at, params.warps, 0).ids[p - at * r.top_k]);
+        moe_plan_count_skipped(r, p < num_pairs && at < live && matrix == MOE_CUDA_SKIPPED);
         if (r.sorts)
-            moe_plan_pairs(out, (struct moe_plan_shared *)(memory + params.teams * params.team_bytes), num_pairs,
+            moe_plan_pairs(out, (struct moe_plan_shared *)(memory + r.num_tokens * params.team_bytes), num_pairs, p,
                            matrix);
         else if (p < num_pairs)
             r.places[p] = matrix;
-        return;
     }
-    if (!r.sorts)
+    if (few || !r.sorts)
         return;
+    __syncthreads();
     const struct moe_plan_block block = moe_plan_block_begin(memory, r.num_matrices);
     __syncthreads();
     for (uint32_t p = threadIdx.x; p < num_pairs; p += MOE_PLAN_THREADS)
@@ -68,15 +72,20 @@ static __global__ void __launch_bounds__(32 * MANY_WARPS)
     moe_route_many_kernel(const __grid_constant__ struct moe_route_params params)
 {
     const struct moe_cuda_routing &r = params.r;
-    const uint32_t warp = threadIdx.x / 32, team = warp / params.warps, t = blockIdx.x * params.teams + team;
+    const uint32_t warp = threadIdx.x / 32, index = warp / params.warps, t = blockIdx.x * params.teams + index;
     moe_let_next_start();
     moe_wait_for_previous();
     const uint32_t live = moe_plan_live(r);
-    if (t < r.num_tokens)
-        moe_route_token(r, moe_route_team_of(r, moe_dynamic_shared(), params.team_bytes, team, params.warps,
-                                             warp % params.warps), t, live, true);
     if (threadIdx.x == 0 && blockIdx.x == 0)
         *r.num_live = (int32_t)live;
+    if (t >= r.num_tokens)
+        return;
+    const struct moe_route_team team =
+        moe_route_team_of(r, moe_dynamic_shared(), params.team_bytes, index, params.warps, warp % params.warps);
+    const struct moe_route_chosen chosen = moe_route_token(r, team, t, live);
+    moe_route_sync(team);
+    if (team.part == 0)
+        moe_route_publish(r, team, t, live, chosen, true);
 }
 
 /* ---- launches ---- */
@@ -105,8 +114,11 @@ static cudaError_t moe_route_block(const struct moe_cuda_routing *r, size_t byte
     struct moe_route_params params = {*r, 1, r->num_tokens, moe_route_team_bytes(*r)};
     params.warps = moe_route_smaller(MOE_ROUTE_WARPS / r->num_tokens, (r->num_experts + 31) / 32);
     uint32_t threads = 32 * params.warps * r->num_tokens;
-    uint32_t plan = num_pairs > MOE_PLAN_PAIRS ? (uint32_t)MOE_PLAN_THREADS : (num_pairs + 31) & ~31u;
-    return moe_launch(moe_route_block_kernel, 1, threads > plan ? threads : plan, bytes, stream, overlap, params);
+    if (num_pairs <= MOE_PLAN_PAIRS)
+        threads += (num_pairs + 31) & ~31u;
+    else
+        threads = MOE_PLAN_THREADS;
+    return moe_launch(moe_route_block_kernel, 1, threads, bytes, stream, overlap, params);
 }
 
 static cudaError_t moe_route_many(const struct moe_cuda_routing *r, cudaStream_t stream, bool overlap)

@@ -9,20 +9,22 @@
 
 enum {
     MOE_ROUTE_WARPS = 16,          /* of a block, at most */
-    MOE_ROUTE_CHOOSE_SLOTS = 32    /* more slots than that are filled by rank */
+    MOE_ROUTE_CHOOSE_SLOTS = 32,   /* more slots than that are filled by rank */
+    MOE_ROUTE_HELD_KEYS = 512      /* so many keys are held in registers while slots are filled */
 };
 
 /* What the warps of a team share. */
 struct moe_route_notes {
     uint64_t tops[MOE_ROUTE_WARPS];
     uint64_t last_group_key;
+    double sum;                    /* of the softmax over all */
     uint32_t last_group;
     uint32_t finite[MOE_ROUTE_WARPS];
 };
 
 struct moe_route_team {
     double *logits;                   /* [num_experts], capped */
-    uint64_t *keys;                   /* [num_experts]; later values[top_k] */
+    uint64_t *keys;                   /* [num_experts]; before that biases, later values[top_k] */
     uint64_t *groups;                 /* [num_groups], keys of groups, before there are ids; the same memory */
     int32_t *ids;                     /* [top_k] */
     struct moe_route_notes *notes;
@@ -54,7 +56,7 @@ MOE_DEVICE struct moe_route_team moe_route_team_of(const struct moe_cuda_routing
     return team;
 }
 
-/* Barriers 1 .. 15 are enough: with 8 teams or more of 16 warps, none has more than 2. */
+/* Barriers 1 .. 8: more teams have a warp each. */
 MOE_DEVICE void moe_route_sync(const struct moe_route_team &team)
 {
     if (team.warps == 1)
@@ -65,8 +67,8 @@ MOE_DEVICE void moe_route_sync(const struct moe_route_team &team)
 
 /* ---- logits ---- */
 
-/* Of token t, softcapped, into shared memory. False: none of them is finite. *max: the largest, if a softmax over all
- * wants it. */
+/* Logits of token t, softcapped, and biases into shared memory. False: no logit is finite. *max: the largest, if a
+ * softmax over all wants it. */
 MOE_DEVICE bool moe_route_logits(const struct moe_cuda_routing &r, const struct moe_route_team &team, uint32_t t,
                                  double *max)
 {
@@ -74,16 +76,19 @@ MOE_DEVICE bool moe_route_logits(const struct moe_cuda_routing &r, const struct 
     const uint32_t stride = 32 * team.warps, num_experts = r.num_experts;
     const double cap = (double)router.softcap;
     const bool given = r.logits.data != NULL;
+    const uint32_t biased = router.selection_bias != NULL ? num_experts - router.num_always : 0;
     const double *computed = r.router_logits + (size_t)t * num_experts;
     const unsigned char *row = given ? moe_values_row(r.logits, t) : NULL;
     uint64_t top = MOE_KEY_NAN;
     bool finite = false;
     for (uint32_t first = 32 * team.part + team.lane; first < num_experts; first += 4 * stride) {
         double z[4];
+        float bias[4];
 #pragma unroll
         for (uint32_t j = 0; j < 4; j++) {
             const uint32_t e = first + j * stride;
             z[j] = 0.0;
+            bias[j] = e < biased ? __ldg(&router.selection_bias[e]) : 0.0f;
             if (e < num_experts)
                 z[j] = given ? (double)moe_value_float(row, e, r.logits.format) : computed[e];
         }
@@ -94,8 +99,9 @@ MOE_DEVICE bool moe_route_logits(const struct moe_cuda_routing &r, const struct 
                 break;
             finite = finite || fabs(z[j]) < MOE_ENDLESS;
             if (cap > 0.0)
-                z[j] = cap * tanh(z[j] / cap);
+                z[j] = moe_score_cap(z[j], cap);
             team.logits[e] = z[j];
+            team.keys[e] = (uint64_t)__double_as_longlong((double)bias[j]);
             uint64_t key = moe_key(z[j]);
             top = key > top ? key : top;
         }
@@ -126,6 +132,7 @@ MOE_DEVICE double moe_route_sum(const struct moe_cuda_routing &r, const struct m
                                 bool of_keys)
 {
     double sum = 0.0;
+#pragma unroll 1
     for (uint32_t e = team.lane; e < r.num_experts; e += 32) {
         if (!of_keys)
             sum += moe_score_term(team.logits[e], max);
@@ -143,30 +150,32 @@ MOE_DEVICE void moe_route_keys(const struct moe_cuda_routing &r, const struct mo
 {
     const struct moe_cuda_router &router = r.router;
     const uint32_t stride = 32 * team.warps, begin = 32 * team.part + team.lane;
-    const uint32_t biased = router.selection_bias != NULL ? r.num_experts - router.num_always : 0;
-    const bool shares = router.select == MOE_SCORE_SOFTMAX, divided = shares && (biased > 0 || router.num_groups > 1);
+    const bool shares = router.select == MOE_SCORE_SOFTMAX, has_bias = router.selection_bias != NULL;
+    const bool divided = shares && (has_bias || router.num_groups > 1);
+#pragma unroll 1
     for (uint32_t e = begin; e < r.num_experts; e += stride) {
-        double z = team.logits[e], key = z;
+        const double z = team.logits[e], bias = __longlong_as_double((long long)team.keys[e]);
+        double key = z;
         if (z == z && shares)
             key = moe_score_term(z, softmax->max);
         else if (z == z && router.select == MOE_SCORE_SIGMOID)
             key = moe_score_sigmoid(z);
         else if (z == z && router.select == MOE_SCORE_SQRT_SOFTPLUS)
             key = moe_score_sqrt_softplus(z);
-        if (e < biased && !divided)
-            key += (double)router.selection_bias[e];
-        team.keys[e] = moe_key(key);
+        team.keys[e] = moe_key(has_bias && !divided ? key + bias : key);
     }
     moe_route_sync(team);
     if (!divided)
         return;
     softmax->sum = moe_route_sum(r, team, softmax->max, true);
     moe_route_sync(team);
+    const uint32_t biased = has_bias ? r.num_experts - router.num_always : 0;
+#pragma unroll 1
     for (uint32_t e = begin; e < r.num_experts; e += stride) {
         if (team.keys[e] == MOE_KEY_NAN)
             continue;
-        double key = moe_key_value(team.keys[e]) / softmax->sum;
-        team.keys[e] = moe_key(e < biased ? key + (double)router.selection_bias[e] : key);
+        const double key = moe_key_value(team.keys[e]) / softmax->sum;
+        team.keys[e] = moe_key(e < biased ? key + (double)__ldg(&router.selection_bias[e]) : key);
     }
     moe_route_sync(team);
 }
@@ -324,7 +333,7 @@ MOE_DEVICE void moe_route_choose_all(const struct moe_cuda_routing &r, const str
             moe_route_choose<4>(team.ids, team.keys, count, slots, team.lane);
         else if (count <= 256)
             moe_route_choose<8>(team.ids, team.keys, count, slots, team.lane);
-        else if (count <= 512)
+        else if (count <= MOE_ROUTE_HELD_KEYS)
             moe_route_choose<16>(team.ids, team.keys, count, slots, team.lane);
         else
             moe_route_choose_any(team.ids, team.keys, count, slots, team.lane);
@@ -405,79 +414,89 @@ MOE_DEVICE double moe_route_weigh(const struct moe_cuda_routing &r, const struct
 
 enum moe_route_row { MOE_ROUTE_EMPTY, MOE_ROUTE_NONFINITE, MOE_ROUTE_FINITE };
 
-/* Publish the slots of token t, from ids and values in shared memory; places gets their matrices if `matrices`. */
-MOE_DEVICE void moe_route_finish(const struct moe_cuda_routing &r, const struct moe_route_team &team, uint32_t t,
-                                 enum moe_route_row row, const double *values, double divisor, bool live, bool matrices)
+struct moe_route_chosen {
+    enum moe_route_row row;
+    struct moe_score_softmax softmax;
+};
+
+/* The sum of a softmax over all, if weights want it and keys did not: by a warp that chooses nothing, if there is one
+ * and keys stay. */
+MOE_DEVICE void moe_route_note_sum(const struct moe_cuda_routing &r, const struct moe_route_team &team,
+                                   const struct moe_score_softmax &softmax, bool of_keys)
 {
+    const bool stay = r.num_experts - r.router.num_always <= MOE_ROUTE_HELD_KEYS;
+    if (r.router.weight != MOE_SCORE_SOFTMAX || team.part != (stay && team.warps > 1 ? 1u : 0u))
+        return;
+    const double sum = softmax.sum > 0.0 ? softmax.sum : moe_route_sum(r, team, softmax.max, of_keys);
+    if (team.lane == 0)
+        team.notes->sum = sum;
+}
+
+/* Token t < num_tokens, from live on padding: its ids, into shared memory. A barrier of the team is to follow. */
+MOE_DEVICE struct moe_route_chosen moe_route_token(const struct moe_cuda_routing &r, const struct moe_route_team &team,
+                                                   uint32_t t, uint32_t live)
+{
+    const struct moe_cuda_router &router = r.router;
+    struct moe_route_chosen result = {MOE_ROUTE_FINITE, {0.0, 0.0}};
+    const int32_t *chosen = NULL;
+    bool outside = false;
+    if (router.hash_table != NULL) {
+        const int64_t id = moe_value_integer(moe_values_row(r.token_ids, t), 0, r.token_ids.format);
+        outside = (uint64_t)id >= router.hash_rows;
+        chosen = router.hash_table + (outside ? 0 : (uint64_t)id * router.hash_cols);
+    }
+    /* live comes from memory, too: all loads begin before it is looked at. Logits of padding can be read. */
+    const bool finite = moe_route_logits(r, team, t, &result.softmax.max);
+    if (t >= live || outside)
+        result.row = MOE_ROUTE_EMPTY;
+    else if (!finite)
+        result.row = MOE_ROUTE_NONFINITE;
+    if (result.row == MOE_ROUTE_FINITE && chosen == NULL) {
+        moe_route_keys(r, team, &result.softmax);
+        if (router.num_groups > 1)
+            moe_route_groups(r, team);
+    }
+    if (result.row == MOE_ROUTE_FINITE)
+        moe_route_note_sum(r, team, result.softmax, chosen == NULL && router.select == MOE_SCORE_SOFTMAX);
+    if (result.row == MOE_ROUTE_FINITE && chosen == NULL)
+        moe_route_choose_all(r, team);
+    else if (team.part == 0)
+        for (uint32_t k = team.lane; k < r.top_k; k += 32)
+            team.ids[k] = result.row == MOE_ROUTE_EMPTY ? -1 : result.row == MOE_ROUTE_NONFINITE ? (int32_t)k : chosen[k];
+    return result;
+}
+
+/* Publish the slots of token t: the first warp of its team, after the barrier. places gets matrices if `matrices`. */
+MOE_DEVICE void moe_route_publish(const struct moe_cuda_routing &r, const struct moe_route_team &team, uint32_t t,
+                                  uint32_t live, struct moe_route_chosen chosen, bool matrices)
+{
+    const bool weighs = chosen.row == MOE_ROUTE_FINITE;
+    double *values = (double *)team.keys, divisor = 1.0;
+    if (weighs && r.router.weight == MOE_SCORE_SOFTMAX)
+        chosen.softmax.sum = team.notes->sum;
+    if (weighs)
+        divisor = moe_route_weigh(r, team, chosen.softmax, values);
     for (uint32_t first = 0; first < r.top_k; first += 32) {
         const uint32_t k = first + team.lane;
         bool skipped = false;
         if (k < r.top_k) {
-            const int32_t id = row == MOE_ROUTE_EMPTY ? -1 : row == MOE_ROUTE_NONFINITE ? (int32_t)k : team.ids[k];
+            const int32_t id = team.ids[k];
             const uint32_t pair = t * r.top_k + k;
-            double weight = 0.0;
-            if (row == MOE_ROUTE_FINITE) {
-                weight = values[k] / divisor * (double)r.router.scale;
-                if (r.router.expert_scale != NULL)
-                    weight *= (double)r.router.expert_scale[id];
-            }
+            double weight = weighs ? values[k] / divisor * (double)r.router.scale : 0.0;
+            if (weighs && r.router.expert_scale != NULL)
+                weight *= (double)r.router.expert_scale[id];
             moe_plan_publish(r, pair, id, (float)weight);
             if (matrices) {
                 const int32_t matrix = moe_plan_matrix(r, id);
-                skipped = live && matrix == MOE_CUDA_SKIPPED;
+                skipped = t < live && matrix == MOE_CUDA_SKIPPED;
                 r.places[pair] = matrix;
             }
-            if (row != MOE_ROUTE_FINITE)
-                team.ids[k] = id;
         }
         if (matrices)
             moe_plan_count_skipped(r, skipped);
     }
-    if (row == MOE_ROUTE_NONFINITE && team.lane == 0)
+    if (chosen.row == MOE_ROUTE_NONFINITE && team.lane == 0)
         atomicAdd(&r.counters->nonfinite_rows, 1ull);
-}
-
-/* Token t < num_tokens, from live on padding. Afterwards the first warp has written ids to shared memory, too. */
-MOE_DEVICE void moe_route_token(const struct moe_cuda_routing &r, const struct moe_route_team &team, uint32_t t,
-                                uint32_t live, bool matrices)
-{
-    const struct moe_cuda_router &router = r.router;
-    struct moe_score_softmax softmax = {0.0, 0.0};
-    const int32_t *chosen = NULL;
-    /* live comes from memory, too: all loads begin before it is looked at. Logits of padding can be read. */
-    const bool finite = moe_route_logits(r, team, t, &softmax.max);
-    enum moe_route_row row = finite ? MOE_ROUTE_FINITE : MOE_ROUTE_NONFINITE;
-    if (router.hash_table != NULL) {
-        const int64_t id = moe_value_integer(moe_values_row(r.token_ids, t), 0, r.token_ids.format);
-        if ((uint64_t)id < router.hash_rows)
-            chosen = router.hash_table + (uint64_t)id * router.hash_cols;
-        else
-            row = MOE_ROUTE_EMPTY;
-    }
-    if (t >= live)
-        row = MOE_ROUTE_EMPTY;
-    double divisor = 1.0, *values = (double *)team.keys;
-    if (row == MOE_ROUTE_FINITE) {
-        if (chosen == NULL) {
-            moe_route_keys(r, team, &softmax);
-            if (router.num_groups > 1)
-                moe_route_groups(r, team);
-        }
-        const bool terms = chosen == NULL && router.select == MOE_SCORE_SOFTMAX;
-        if (team.part == 0 && router.weight == MOE_SCORE_SOFTMAX && !(softmax.sum > 0.0))
-            softmax.sum = moe_route_sum(r, team, softmax.max, terms);
-        if (chosen == NULL) {
-            moe_route_choose_all(r, team);
-        } else if (team.part == 0) {
-            for (uint32_t k = team.lane; k < r.top_k; k += 32)
-                team.ids[k] = chosen[k];
-            __syncwarp();
-        }
-        if (team.part == 0)
-            divisor = moe_route_weigh(r, team, softmax, values);
-    }
-    if (team.part == 0)
-        moe_route_finish(r, team, t, row, values, divisor, t < live, matrices);
 }
 
 #endif

@@ -47,7 +47,9 @@ MOE_DEVICE double moe_warp_sum(double value)
     return value;
 }
 
-/* ---- functions of one variable ---- */
+/* ---- functions of one variable: the long ones stay out of the way of those that most routers use ---- */
+
+#define MOE_SCORE_APART static __device__ __attribute__((noinline))
 
 MOE_DEVICE double moe_score_sigmoid(double z)
 {
@@ -55,11 +57,17 @@ MOE_DEVICE double moe_score_sigmoid(double z)
 }
 
 /* sqrt(log(1 + e^z)). Far below 0 the logarithm is e^z, whose root stays a number where e^z itself would be 0. */
-MOE_DEVICE double moe_score_sqrt_softplus(double z)
+MOE_SCORE_APART double moe_score_sqrt_softplus(double z)
 {
     if (z < -40.0)
         return exp(0.5 * z);
     return sqrt((z > 0.0 ? z : 0.0) + log1p(exp(-fabs(z))));
+}
+
+/* limit tanh(z / limit) */
+MOE_SCORE_APART double moe_score_cap(double z, double limit)
+{
+    return limit * tanh(z / limit);
 }
 
 /* exp(z - max), where an infinite max leaves 1 to those that reach it and 0 to the rest; NaN and -inf: 0. */
@@ -100,7 +108,7 @@ MOE_DEVICE double moe_score_weight(int kind, const struct moe_score_softmax &sof
 /* ---- what the weights of a token are divided by; a warp, values in shared memory ---- */
 
 /* (sum of |w|^p)^(1/p) as max (sum of (|w| / max)^p)^(1/p): no power can overflow. */
-MOE_DEVICE double moe_score_p_norm(const double *values, uint32_t count, double p, uint32_t lane)
+MOE_SCORE_APART double moe_score_p_norm(const double *values, uint32_t count, double p, uint32_t lane)
 {
     uint64_t top = moe_key(0.0);
     for (uint32_t k = lane; k < count; k += 32) {

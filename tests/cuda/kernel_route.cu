@@ -199,6 +199,19 @@ static void test_router(void **)
                 c.routing.softcap = seed % 6 ? 0 : 20;
                 route_run(c, seed++);
             }
+    /* The norm of zeros: not 0 / 0. */
+    norm.eps = 0;
+    for (size_t num_tokens : {1, 40}) {
+        route_case c = plain_case();
+        c.source = FROM_ROUTER;
+        c.num_tokens = num_tokens;
+        c.hidden_size = 20;
+        c.num_experts = 6;
+        c.top_k = 2;
+        c.zeros = true;
+        c.routing.norm = &norm;
+        route_run(c, seed++);
+    }
 }
 
 static void test_given_ids(void **)

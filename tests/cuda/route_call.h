@@ -34,6 +34,7 @@ struct route_case {
     bool has_live = false;
     int32_t live = 0;
     bool one_token = false;        /* all tokens have the same x */
+    bool zeros = false;            /* ... which is 0 */
     size_t hash_rows = 5;
     void (*fill)(struct test_rng *rng, double *logits, size_t num_experts) = NULL;
 };
@@ -209,7 +210,7 @@ static void route_fill(const route_case &c, route_data &d, struct test_rng *rng)
         d.hash.push_back((int32_t)test_below(rng, c.num_experts));
     d.x.resize(c.num_tokens * c.hidden_size);
     for (size_t i = 0; i < d.x.size(); i++)
-        d.x[i] = c.one_token && i >= c.hidden_size ? d.x[i - c.hidden_size] : test_gaussian(&own);
+        d.x[i] = c.zeros ? 0 : c.one_token && i >= c.hidden_size ? d.x[i - c.hidden_size] : test_gaussian(&own);
     d.matrix.resize(c.num_experts * c.hidden_size);
     for (float &w : d.matrix)
         w = (float)moe_ref_round(c.matrix_format, 0.2 * test_gaussian(&own));
@@ -274,7 +275,8 @@ static void route_explain(const route_case &c, const char *what, size_t pair)
 {
     const struct moe_routing &r = c.routing;
     print_error("%s of pair %zu: source %d, %zu tokens, %zu of %zu (%zu zero), %zu matrices, live %d (%d), map %d, "
-                "hash %d; select %d weight %d bias %d groups %zu/%zu score %d mask0 %d renorm %d eps %g p %g scale %g cap %g "
+                "hash %d; "
+                "select %d weight %d bias %d groups %zu/%zu score %d mask0 %d renorm %d eps %g p %g scale %g cap %g "
                 "always %zu\n",
                 what, pair, (int)c.source, c.num_tokens, c.top_k, c.num_experts, c.num_zero, c.num_matrices,
                 c.live, c.has_live, c.map, c.hash, (int)r.select, (int)r.weight, c.bias, r.top_groups, r.num_groups,
