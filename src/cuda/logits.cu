@@ -24,37 +24,49 @@ enum {
 struct moe_logits_params {
     struct moe_cuda_routing r;
     uint32_t tiles;      /* of tokens */
-    bool aligned;        /* x can be read 4 values at once */
+    bool vectors;        /* x can be read 4 values at once */
 };
 
 /* ---- values ---- */
 
-/* Columns c .. c + 3 of an expert; rows end with zeros. */
-template <int format> static __device__ __forceinline__ float4 moe_logits_w(const void *row, uint32_t c)
+/* Four values in two steps, as in values.cuh: their bits, then what they are. */
+template <int format> static __device__ __forceinline__ float4 moe_logits_values(const uint4 &bits)
 {
     if (format == MOE_FORMAT_F32)
-        return __ldg((const float4 *)((const float *)row + c));
-    const uint2 halves = __ldg((const uint2 *)((const uint16_t *)row + c));
-    const float2 a = moe_values_bf16(halves.x), b = moe_values_bf16(halves.y);
+        return make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+                           __uint_as_float(bits.w));
+    const float2 a = format == MOE_FORMAT_F16 ? moe_values_f16(bits.x) : moe_values_bf16(bits.x);
+    const float2 b = format == MOE_FORMAT_F16 ? moe_values_f16(bits.y) : moe_values_bf16(bits.y);
     return make_float4(a.x, a.y, b.x, b.y);
 }
 
-/* Columns c .. c + 3 of a token, zeros from cols on. */
-template <int format>
-static __device__ __forceinline__ float4 moe_logits_x(const unsigned char *row, uint32_t c, uint32_t cols, bool aligned)
+/* Columns c .. c + 3 of an expert; rows end with zeros. */
+template <int format> static __device__ __forceinline__ uint4 moe_logits_w(const void *row, uint32_t c, uint32_t padded)
 {
-    if (aligned && c + LANE_COLS <= cols) {
-        if (format == MOE_FORMAT_F32)
-            return *(const float4 *)((const float *)row + c);
-        const uint2 halves = *(const uint2 *)((const uint16_t *)row + c);
-        const float2 a = format == MOE_FORMAT_F16 ? moe_values_f16(halves.x) : moe_values_bf16(halves.x);
-        const float2 b = format == MOE_FORMAT_F16 ? moe_values_f16(halves.y) : moe_values_bf16(halves.y);
-        return make_float4(a.x, a.y, b.x, b.y);
+    if (c >= padded)
+        return make_uint4(0, 0, 0, 0);
+    if (format == MOE_FORMAT_F32)
+        return __ldg((const uint4 *)((const float *)row + c));
+    const uint2 halves = __ldg((const uint2 *)((const uint16_t *)row + c));
+    return make_uint4(halves.x, halves.y, 0, 0);
+}
+
+/* Columns c .. c + 3 of a token, zeros from cols on. vectors: rows are aligned, and cols is a multiple of 4. */
+template <int format>
+static __device__ __forceinline__ uint4 moe_logits_x(const unsigned char *row, uint32_t c, uint32_t cols, bool vectors)
+{
+    if (vectors) {
+        if (c < cols && format == MOE_FORMAT_F32)
+            return *(const uint4 *)((const float *)row + c);
+        const uint2 halves = c < cols ? *(const uint2 *)((const uint16_t *)row + c) : make_uint2(0, 0);
+        return make_uint4(halves.x, halves.y, 0, 0);
     }
-    float values[LANE_COLS];
+    uint32_t values[LANE_COLS];
+#pragma unroll
     for (uint32_t i = 0; i < LANE_COLS; i++)
-        values[i] = c + i < cols ? moe_value_float(row, c + i, format) : 0.0f;
-    return make_float4(values[0], values[1], values[2], values[3]);
+        values[i] = c + i < cols ? moe_value_bits(row, c + i, format) : 0;
+    return format == MOE_FORMAT_F32 ? make_uint4(values[0], values[1], values[2], values[3])
+                                    : make_uint4(values[0] | values[1] << 16, values[2] | values[3] << 16, 0, 0);
 }
 
 static __device__ __forceinline__ double moe_logits_add(double sum, const float4 &w, const float4 &x)
@@ -105,34 +117,32 @@ static __device__ __forceinline__ void moe_logits_part(const struct moe_logits_p
     const uint32_t lane = threadIdx.x % 32, part = threadIdx.x / 32, cols = r.hidden_size;
     const uint32_t blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS, padded = (cols + LANE_COLS - 1) & ~(LANE_COLS - 1);
     const unsigned char *w_row = moe_logits_row(r.router, e), *x_rows[tokens];
-    float4 w[ahead];
+    uint4 w[ahead];
 #pragma unroll
-    for (int i = 0; i < ahead; i++) {
-        const uint32_t c = (part + i * PARTS) * BLOCK_COLS + lane * LANE_COLS;
-        w[i] = c < padded ? moe_logits_w<w_format>(w_row, c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    }
+    for (int i = 0; i < ahead; i++)
+        w[i] = moe_logits_w<w_format>(w_row, (part + i * PARTS) * BLOCK_COLS + lane * LANE_COLS, padded);
     moe_wait_for_previous();    /* no kernel writes the router */
 #pragma unroll
     for (int j = 0; j < tokens; j++)
         x_rows[j] = moe_values_row(r.router_x, first + j < r.num_tokens ? first + j : first);
     for (uint32_t block = part; block < blocks; block += ahead * PARTS) {
-        float4 x[ahead][tokens];
+        uint4 x[ahead][tokens];
 #pragma unroll
         for (int i = 0; i < ahead; i++)
 #pragma unroll
             for (int j = 0; j < tokens; j++)
                 x[i][j] = moe_logits_x<x_format>(x_rows[j], (block + i * PARTS) * BLOCK_COLS + lane * LANE_COLS, cols,
-                                                 params.aligned);
+                                                 params.vectors);
 #pragma unroll
         for (int i = 0; i < ahead; i++) {
 #pragma unroll
             for (int j = 0; j < tokens; j++) {
-                sums[j] = moe_logits_add(sums[j], w[i], x[i][j]);
+                const float4 values = moe_logits_values<x_format>(x[i][j]);
+                sums[j] = moe_logits_add(sums[j], moe_logits_values<w_format>(w[i]), values);
                 if (r.router.norm)
-                    squares[j] = moe_logits_add(squares[j], x[i][j], x[i][j]);
+                    squares[j] = moe_logits_add(squares[j], values, values);
             }
-            const uint32_t c = (block + (i + ahead) * PARTS) * BLOCK_COLS + lane * LANE_COLS;
-            w[i] = c < padded ? moe_logits_w<w_format>(w_row, c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            w[i] = moe_logits_w<w_format>(w_row, (block + (i + ahead) * PARTS) * BLOCK_COLS + lane * LANE_COLS, padded);
         }
     }
 }
@@ -196,18 +206,19 @@ static __device__ __forceinline__ void moe_logits_tile(const struct moe_logits_p
         double sums[MANY_EXPERTS][MANY_TOKENS] = {};
         for (uint32_t block = part; block < blocks; block += PARTS) {
             const uint32_t c = block * BLOCK_COLS + lane * LANE_COLS;
-            float4 w[MANY_EXPERTS], x[MANY_TOKENS];
+            uint4 w[MANY_EXPERTS], x[MANY_TOKENS];
 #pragma unroll
             for (uint32_t i = 0; i < MANY_EXPERTS; i++)
-                w[i] = c < padded ? moe_logits_w<w_format>(w_rows[i], c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                w[i] = moe_logits_w<w_format>(w_rows[i], c, padded);
 #pragma unroll
             for (uint32_t j = 0; j < MANY_TOKENS; j++)
-                x[j] = moe_logits_x<x_format>(x_rows[j], c, cols, params.aligned);
+                x[j] = moe_logits_x<x_format>(x_rows[j], c, cols, params.vectors);
 #pragma unroll
             for (uint32_t i = 0; i < MANY_EXPERTS; i++)
 #pragma unroll
                 for (uint32_t j = 0; j < MANY_TOKENS; j++)
-                    sums[i][j] = moe_logits_add(sums[i][j], w[i], x[j]);
+                    sums[i][j] = moe_logits_add(sums[i][j], moe_logits_values<w_format>(w[i]),
+                                                moe_logits_values<x_format>(x[j]));
         }
 #pragma unroll
         for (uint32_t i = 0; i < MANY_EXPERTS; i++)
@@ -220,8 +231,8 @@ static __device__ __forceinline__ void moe_logits_tile(const struct moe_logits_p
         for (uint32_t part = 0; part < PARTS; part++) {
             double sum = 0.0;
             for (uint32_t block = part; block < blocks; block += PARTS) {
-                const float4 x =
-                    moe_logits_x<x_format>(x_rows[j], block * BLOCK_COLS + lane * LANE_COLS, cols, params.aligned);
+                const float4 x = moe_logits_values<x_format>(
+                    moe_logits_x<x_format>(x_rows[j], block * BLOCK_COLS + lane * LANE_COLS, cols, params.vectors));
                 sum = moe_logits_add(sum, x, x);
             }
             squares[j] = part == 0 ? sum : squares[j] + sum;
@@ -296,7 +307,7 @@ extern "C" cudaError_t moe_logits_launch(const struct moe_cuda_routing *r, cudaS
 {
     const size_t unit = r->router_x.format == MOE_FORMAT_F32 ? 16 : 8;
     struct moe_logits_params params = {*r, 0, false};
-    params.aligned = (uintptr_t)r->router_x.data % unit == 0 && (r->router_x.stride % unit == 0 || r->num_tokens == 1);
+    params.vectors = r->hidden_size % LANE_COLS == 0 && (uintptr_t)r->router_x.data % unit == 0 && (r->router_x.stride % unit == 0 || r->num_tokens == 1);
     return r->router.matrix_format == MOE_FORMAT_F32
                ? moe_logits_launch_as<MOE_FORMAT_F32>(params, stream, overlap)
                : moe_logits_launch_as<MOE_FORMAT_BF16>(params, stream, overlap);

@@ -42,11 +42,13 @@ MOE_DEVICE struct moe_plan_pair moe_plan_given(const struct moe_cuda_routing &r,
 {
     struct moe_plan_pair given = {-1, MOE_CUDA_SKIPPED, 0.0f};
     uint32_t t = pair / r.top_k, k = pair - t * r.top_k;
+    const uint2 id_bits = moe_value_integer_bits(moe_values_row(r.ids, t), k, r.ids.format);
+    const bool weighs = r.weights.data != NULL;
+    const uint32_t weight_bits = weighs ? moe_value_bits(moe_values_row(r.weights, t), k, r.weights.format) : 0;
     if (t >= live)
         return given;
-    int64_t id = moe_value_integer(moe_values_row(r.ids, t), k, r.ids.format);
-    if (r.weights.data != NULL)
-        given.weight = moe_value_float(moe_values_row(r.weights, t), k, r.weights.format);
+    const int64_t id = moe_value_of_integer_bits(id_bits, r.ids.format);
+    given.weight = weighs ? moe_value_of_bits(weight_bits, r.weights.format) : 0.0f;
     given.id = (uint64_t)id < r.num_experts ? (int32_t)id : -1;
     given.matrix = moe_plan_matrix(r, given.id);
     return given;

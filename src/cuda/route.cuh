@@ -82,21 +82,25 @@ MOE_DEVICE bool moe_route_logits(const struct moe_cuda_routing &r, const struct 
     uint64_t top = MOE_KEY_NAN;
     bool finite = false;
     for (uint32_t first = 32 * team.part + team.lane; first < num_experts; first += 4 * stride) {
-        double z[4];
+        uint32_t bits[4] = {};
+        double z[4] = {};
         float bias[4];
 #pragma unroll
         for (uint32_t j = 0; j < 4; j++) {
             const uint32_t e = first + j * stride;
-            z[j] = 0.0;
             bias[j] = e < biased ? __ldg(&router.selection_bias[e]) : 0.0f;
-            if (e < num_experts)
-                z[j] = given ? (double)moe_value_float(row, e, r.logits.format) : computed[e];
+            if (given && e < num_experts)
+                bits[j] = moe_value_bits(row, e, r.logits.format);
+            else if (e < num_experts)
+                z[j] = computed[e];
         }
 #pragma unroll
         for (uint32_t j = 0; j < 4; j++) {
             const uint32_t e = first + j * stride;
             if (e >= num_experts)
                 break;
+            if (given)
+                z[j] = (double)moe_value_of_bits(bits[j], r.logits.format);
             finite = finite || fabs(z[j]) < MOE_ENDLESS;
             if (cap > 0.0)
                 z[j] = moe_score_cap(z[j], cap);
@@ -239,43 +243,47 @@ MOE_DEVICE void moe_route_groups(const struct moe_cuda_routing &r, const struct 
 
 /* ---- choice ---- */
 
-/* ids of the best keys, best first, one after another: one warp. Each lane holds `per` keys, lane, lane + 32, ... */
+/* ids of the best keys, best first, one after another: one warp. Each lane holds `per` keys, lane, lane + 32, ...; per
+ * is a power of two. */
 template <int per>
 MOE_DEVICE void moe_route_choose(int32_t *ids, const uint64_t *keys, uint32_t count, uint32_t slots, uint32_t lane)
 {
-    uint32_t high[per], low[per];
+    uint64_t held[per];
 #pragma unroll
-    for (int i = 0; i < per; i++) {
-        const uint64_t key = lane + 32 * i < count ? keys[lane + 32 * i] : 0;
-        high[i] = (uint32_t)(key >> 32);
-        low[i] = (uint32_t)key;
-    }
+    for (int i = 0; i < per; i++)
+        held[i] = lane + 32 * i < count ? keys[lane + 32 * i] : 0;
+#pragma unroll 1
     for (uint32_t slot = 0; slot < slots; slot++) {
-        uint32_t best_high = high[0], best_low = low[0], best = 0;
+        uint64_t best[per];
+        uint32_t index[per];
 #pragma unroll
-        for (int i = 1; i < per; i++) {
-            const bool better = high[i] > best_high || (high[i] == best_high && low[i] > best_low);
-            best_high = better ? high[i] : best_high;
-            best_low = better ? low[i] : best_low;
-            best = better ? i : best;
+        for (int i = 0; i < per; i++) {
+            best[i] = held[i];
+            index[i] = i;
         }
-        const uint32_t e = lane + 32 * best, top = __reduce_max_sync(MOE_ALL_LANES, best_high);
-        bool wins = best_high == top;
+        /* Neighbours meet, so that the left of two equal keys is the lower. */
+#pragma unroll
+        for (int step = 1; step < per; step *= 2)
+#pragma unroll
+            for (int i = 0; i < per; i += 2 * step) {
+                const bool better = best[i + step] > best[i];
+                best[i] = better ? best[i + step] : best[i];
+                index[i] = better ? index[i + step] : index[i];
+            }
+        const uint32_t e = lane + 32 * index[0], high = (uint32_t)(best[0] >> 32), low = (uint32_t)best[0];
+        bool wins = high == __reduce_max_sync(MOE_ALL_LANES, high);
         const uint32_t tied = __ballot_sync(MOE_ALL_LANES, wins);
         if ((tied & (tied - 1)) != 0) {
-            const uint32_t top_low = __reduce_max_sync(MOE_ALL_LANES, wins ? best_low : 0);
-            wins = wins && best_low == top_low;
+            const uint32_t top_low = __reduce_max_sync(MOE_ALL_LANES, wins ? low : 0);
+            wins = wins && low == top_low;
             const uint32_t first = __reduce_min_sync(MOE_ALL_LANES, wins ? e : 0xffffffffu);
             wins = wins && e == first;
         }
         if (wins)
             ids[slot] = (int32_t)e;
 #pragma unroll
-        for (int i = 0; i < per; i++) {
-            const bool taken = wins && i == (int)best;
-            high[i] = taken ? 0 : high[i];
-            low[i] = taken ? 0 : low[i];
-        }
+        for (int i = 0; i < per; i++)
+            held[i] = wins && i == (int)index[0] ? 0 : held[i];
     }
 }
 
@@ -288,6 +296,7 @@ MOE_DEVICE void moe_route_choose_any(int32_t *ids, uint64_t *keys, uint32_t coun
     for (uint32_t slot = 0; slot < slots; slot++) {
         if (stale) {
             best = 0;
+#pragma unroll 4
             for (uint32_t i = lane; i < count; i += 32) {
                 e = keys[i] > best ? i : e;
                 best = keys[i] > best ? keys[i] : best;
@@ -441,7 +450,9 @@ MOE_DEVICE struct moe_route_chosen moe_route_token(const struct moe_cuda_routing
     const int32_t *chosen = NULL;
     bool outside = false;
     if (router.hash_table != NULL) {
-        const int64_t id = moe_value_integer(moe_values_row(r.token_ids, t), 0, r.token_ids.format);
+        const int format = r.token_ids.format;
+        const int64_t id =
+            moe_value_of_integer_bits(moe_value_integer_bits(moe_values_row(r.token_ids, t), 0, format), format);
         outside = (uint64_t)id >= router.hash_rows;
         chosen = router.hash_table + (outside ? 0 : (uint64_t)id * router.hash_cols);
     }

@@ -37,18 +37,34 @@ MOE_DEVICE const unsigned char *moe_values_row(const struct moe_cuda_rows &rows,
     return rows.data + row * rows.stride;
 }
 
-/* Value i of a row. */
-MOE_DEVICE float moe_value_float(const unsigned char *row, uint32_t i, int format)
+/* Values in two steps, so that nothing waits for one load before another begins: first their bits, then what they are.
+ * Value i of a row of floats; of integers. */
+MOE_DEVICE uint32_t moe_value_bits(const unsigned char *row, uint32_t i, int format)
 {
-    if (format == MOE_FORMAT_F32)
-        return ((const float *)row)[i];
-    uint32_t half = ((const uint16_t *)row)[i];
-    return format == MOE_FORMAT_F16 ? moe_value_f16(half) : moe_value_bf16(half);
+    return format == MOE_FORMAT_F32 ? ((const uint32_t *)row)[i] : ((const uint16_t *)row)[i];
 }
 
-MOE_DEVICE int64_t moe_value_integer(const unsigned char *row, uint32_t i, int format)
+MOE_DEVICE float moe_value_of_bits(uint32_t bits, int format)
 {
-    return format == MOE_FORMAT_I64 ? ((const int64_t *)row)[i] : ((const int32_t *)row)[i];
+    return format == MOE_FORMAT_F32   ? __uint_as_float(bits)
+           : format == MOE_FORMAT_F16 ? moe_value_f16(bits)
+                                      : moe_value_bf16(bits);
+}
+
+MOE_DEVICE float moe_value_float(const unsigned char *row, uint32_t i, int format)
+{
+    return moe_value_of_bits(moe_value_bits(row, i, format), format);
+}
+
+MOE_DEVICE uint2 moe_value_integer_bits(const unsigned char *row, uint32_t i, int format)
+{
+    const uint32_t *words = (const uint32_t *)row + (format == MOE_FORMAT_I64 ? 2 * (size_t)i : i);
+    return make_uint2(words[0], format == MOE_FORMAT_I64 ? words[1] : 0);
+}
+
+MOE_DEVICE int64_t moe_value_of_integer_bits(uint2 bits, int format)
+{
+    return format == MOE_FORMAT_I64 ? (int64_t)((uint64_t)bits.y << 32 | bits.x) : (int64_t)(int32_t)bits.x;
 }
 
 #endif

@@ -296,6 +296,14 @@ static void test_orders_of_threads(void **)
             c.fill = seed % 5 ? fill_ties : fill_special;
             c.source = seed % 4 == 3 ? FROM_IDS : FROM_LOGITS;
             route_run(c, seed);
+            c.source = FROM_LOGITS;
+            c.hash = true;
+            route_run(c, seed);
+            c.hash = c.bias = false;
+            c.routing.num_groups = 0;
+            c.num_experts = seed % 2 ? 700 : 520;
+            c.routing.num_always = seed % 2 ? 0 : 7;
+            route_run(c, seed);
         }
         route_case c = plain_case();
         c.source = seed % 2 ? FROM_ROUTER : FROM_IDS;
