@@ -62,8 +62,8 @@ static __device__ __forceinline__ void operands(uint32_t a[8], const int low[8],
     }
 }
 
-/* Blocks of 32 columns: `groups` (scale, term) in bf16, or a scale only, and 16 bytes of codes 0 .. 15. Two groups: each
- * is a step of 16 columns. */
+/* Blocks of 32 columns: `groups` (scale, term) in bf16, or a scale only, and 16 bytes of codes 0 .. 15. Two groups:
+ * each is a step of 16 columns. */
 template <int groups, bool terms> struct nibbles {
     static constexpr uint32_t head = groups * (terms ? 4 : 2), block = head + 16, segment_bytes = 8 * block;
     static constexpr uint32_t pitch = (segment_bytes + 31 + 15) / 16 * 16;

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// Which kernel makes a product: few tokens a matrix go to small, many to large, and nothing overflows.
+#include "cuda/regime.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct moe_cuda_product product(uint32_t matrices, uint32_t tokens, uint32_t top_k, uint32_t rows, bool gated)
+{
+    struct moe_cuda_product p;
+    memset(&p, 0, sizeof p);
+    p.up.rows = rows;
+    p.up.cols = 2048;
+    p.gated = p.activated = gated;
+    p.pairs.num_matrices = matrices;
+    p.pairs.num_pairs = tokens * top_k;
+    p.pairs.tokens_of = tokens;
+    p.multiprocessors = 132;
+    return p;
+}
+
+static bool large(uint32_t matrices, uint32_t tokens, uint32_t top_k, uint32_t rows, bool gated)
+{
+    struct moe_cuda_product p = product(matrices, tokens, top_k, rows, gated);
+    return moe_cuda_prefers_large(&p);
+}
+
+static void few_go_to_small(void **state)
+{
+    (void)state;
+    for (uint32_t tokens = 1; tokens <= 128; tokens++) {
+        assert_false(large(128, tokens, 8, 768, true));
+        assert_false(large(128, tokens, 8, 2048, false));
+        assert_false(large(256, tokens, 8, 2048, true));
+    }
+    for (uint32_t tokens = 1; tokens <= 32; tokens++) {
+        assert_false(large(8, tokens, 2, 14336, true));
+        assert_false(large(64, tokens, 8, 1024, true));
+        assert_false(large(1, tokens, 1, 768, true));
+    }
+}
+
+static void many_go_to_large(void **state)
+{
+    (void)state;
+    for (uint32_t tokens = 512; tokens <= 16384; tokens += 64) {
+        assert_true(large(128, tokens, 8, 768, true));
+        assert_true(large(128, tokens, 8, 2048, false));
+        assert_true(large(8, tokens, 2, 14336, true));
+        assert_true(large(64, tokens, 8, 1024, true));
+        assert_true(large(1, tokens, 1, 768, true));
+    }
+}
+
+/* A matrix whose tiles would leave most multiprocessors idle. */
+static void small_matrices_want_more_tokens(void **state)
+{
+    (void)state;
+    assert_false(large(1, 100, 1, 192, true));
+    assert_true(large(1, 100, 1, 192 * 132, true));
+}
+
+static void extremes(void **state)
+{
+    (void)state;
+    struct moe_cuda_product p = product(4096, UINT32_MAX / 8, 8, UINT32_MAX, true);
+    const struct moe_cuda_regime most = moe_cuda_regime(&p);
+    assert_true(most.small > most.large && most.large > UINT32_MAX && most.small < 1e30);
+    assert_false(large(128, 0, 8, 768, true));
+    assert_false(large(0, 8, 8, 768, true));
+    assert_true(most.tokens_of == (UINT32_MAX / 8 * 8) / 4096.0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(few_go_to_small),
+        cmocka_unit_test(many_go_to_large),
+        cmocka_unit_test(small_matrices_want_more_tokens),
+        cmocka_unit_test(extremes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
