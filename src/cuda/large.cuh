@@ -21,6 +21,11 @@
 
 enum { MOE_LARGE_WARPS = 8, MOE_LARGE_THREADS = 32 * MOE_LARGE_WARPS, MOE_LARGE_STAGES = 4, MOE_LARGE_QUEUE = 8 };
 
+/* Formats that there is a kernel for: those whose rows can be copied as they are. */
+template <class Weights> struct moe_large_serves {
+    static constexpr bool value = true;
+};
+
 /* The shapes of one kernel. */
 template <class Weights_> struct moe_large_shape {
     typedef Weights_ Weights;
@@ -32,7 +37,7 @@ template <class Weights_> struct moe_large_shape {
     static constexpr int rows = 16 * tiles * row_warps, tokens = 8 * columns * token_warps;
 
     /* A stage, and what a stage of weights is. */
-    static constexpr uint32_t stage_cols = Weights::group > 64 && Weights::group < MOE_SEGMENT ? Weights::group : 64;
+    static constexpr uint32_t stage_cols = Weights::group == 128 ? 128 : 64;    /* holds whole groups */
     static constexpr uint32_t stage_steps = stage_cols / MOE_STEP_COLS;
     static constexpr uint32_t x_pitch = 2 * stage_cols, x_bytes = tokens * x_pitch;
     static constexpr uint32_t unit_cols = sliced ? stage_cols : (uint32_t)MOE_SEGMENT;
@@ -342,37 +347,92 @@ MOE_DEVICE void moe_large_find(struct moe_large_operands<Shape> *operands, const
     }
 }
 
-/* acc += a step's operands of weights times the first `columns` column tiles; x: a lane's 16 bytes of the first. */
+/* acc += a step's operands of weights times the first `columns` column tiles, without scales; x: a lane's 16 bytes of the
+ * first. Two column tiles at once, so that an instruction does not wait for the one before it. */
 template <class Shape, int columns>
 MOE_DEVICE void moe_large_add(float (&acc)[Shape::tiles][Shape::columns][4], const uint32_t (&a)[Shape::tiles][8],
-                              const unsigned char *x, const float2 *scales)
+                              const unsigned char *x)
+{
+    constexpr uint32_t column_bytes = MOE_TILE_TOKENS * Shape::token_warps * Shape::x_pitch;
+#pragma unroll
+    for (int n = 0; n < columns; n += 2) {
+        const uint4 b[2] = {*(const uint4 *)(x + n * column_bytes), *(const uint4 *)(x + (n + 1) * column_bytes)};
+#pragma unroll
+        for (int i = 0; i < 2 * Shape::tiles; i++)
+            moe_mma_bf16(acc[i / 2][n + i % 2], a[i / 2], b[i % 2].x, b[i % 2].y);
+#pragma unroll
+        for (int i = 0; i < 2 * Shape::tiles; i++)
+            moe_mma_bf16(acc[i / 2][n + i % 2], a[i / 2] + 4, b[i % 2].z, b[i % 2].w);
+    }
+}
+
+/* The same with scales, of groups within a step; scales: of row g of the first tile in the step's first group. */
+template <class Shape, int columns>
+MOE_DEVICE void moe_large_add_scaled(float (&acc)[Shape::tiles][Shape::columns][4],
+                                     const uint32_t (&a)[Shape::tiles][8], const unsigned char *x,
+                                     const float2 *scales)
 {
     typedef typename Shape::Weights Weights;
-    constexpr uint32_t pitch = Shape::tiles * MOE_TILE_ROWS;
     constexpr uint32_t column_bytes = MOE_TILE_TOKENS * Shape::token_warps * Shape::x_pitch;
-    if constexpr (Weights::group < MOE_SEGMENT) {
 #pragma unroll
-        for (int n = 0; n < columns; n++) {
-            const uint4 b = *(const uint4 *)(x + n * column_bytes);
-            float sums[2][4] = {};
-            moe_unit_sums<Weights>(sums, b);
+    for (int n = 0; n < columns; n++) {
+        const uint4 b = *(const uint4 *)(x + n * column_bytes);
+        float sums[2][4] = {};
+        moe_unit_sums<Weights>(sums, b);
 #pragma unroll
-            for (int m = 0; m < Shape::tiles; m++)
-                moe_unit_add<Weights>(acc[m][n], a[m], b, sums, scales + 16 * m, pitch);
+        for (int m = 0; m < Shape::tiles; m++)
+            moe_unit_add<Weights>(acc[m][n], a[m], b, sums, scales + 16 * m, Shape::tiles * MOE_TILE_ROWS);
+    }
+}
+
+/* acc += the products of a group of several steps, which is a stage, scaled. x, scales: of the stage. */
+template <class Shape, int columns>
+MOE_DEVICE void moe_large_add_group(float (&acc)[Shape::tiles][Shape::columns][4],
+                                    const float (&products)[Shape::tiles][Shape::columns][4], const unsigned char *x,
+                                    const float2 *scales, int lane)
+{
+    constexpr bool offset = Shape::Weights::offset;
+    constexpr uint32_t column_bytes = MOE_TILE_TOKENS * Shape::token_warps * Shape::x_pitch;
+    constexpr uint32_t one = 0x3f803f80u;
+    const uint32_t ones[4] = {one, one, one, one};
+#pragma unroll
+    for (int n = 0; n < columns; n++) {
+        float sums[4] = {};
+        if (offset)
+#pragma unroll
+            for (uint32_t s = 0; s < Shape::stage_steps; s++) {
+                const uint4 b = *(const uint4 *)(x + moe_large_chunk(lane / 4, 4 * s) + n * column_bytes);
+                moe_mma_bf16(sums, ones, b.x, b.y);
+                moe_mma_bf16(sums, ones, b.z, b.w);
+            }
+#pragma unroll
+        for (int m = 0; m < Shape::tiles; m++) {
+            const float2 low = scales[16 * m], high = scales[16 * m + 8];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                acc[m][n][i] = fmaf(i < 2 ? low.x : high.x, products[m][n][i], acc[m][n][i]);
+                if (offset)
+                    acc[m][n][i] = fmaf(i < 2 ? low.y : high.y, sums[i], acc[m][n][i]);
+            }
         }
-    } else {
-        /* Two column tiles at once, so that an instruction waits for none of the 5 before it, the next two on their
-         * way. */
+    }
+}
+
+/* The operands of step s of a stage, of all tiles. */
+template <class Shape>
+MOE_DEVICE void moe_large_load(uint32_t (&a)[Shape::tiles][8], const struct moe_large_operands<Shape> &operands,
+                               uint32_t first_step, uint32_t s, uint32_t zero, int lane)
+{
+    typedef typename Shape::Weights Weights;
+    const uint32_t at = Shape::sliced ? moe_large_chunk(lane / 4, 4 * s) : 0;
 #pragma unroll
-        for (int n = 0; n < columns; n += 2) {
-            const uint4 b[2] = {*(const uint4 *)(x + n * column_bytes), *(const uint4 *)(x + (n + 1) * column_bytes)};
+    for (int m = 0; m < Shape::tiles; m++) {
+        Weights::load(a[m], operands.low[m] + at, operands.high[m] + at, Shape::sliced ? 0 : first_step + s, lane % 4);
+        /* Not mere copies of what has been loaded: those ptxas would make again in front of each instruction. */
+        if (Shape::sliced)
 #pragma unroll
-            for (int i = 0; i < 2 * Shape::tiles; i++)
-                moe_mma_bf16(acc[i / 2][n + i % 2], a[i / 2], b[i % 2].x, b[i % 2].y);
-#pragma unroll
-            for (int i = 0; i < 2 * Shape::tiles; i++)
-                moe_mma_bf16(acc[i / 2][n + i % 2], a[i / 2] + 4, b[i % 2].z, b[i % 2].w);
-        }
+            for (int i = 0; i < 8; i++)
+                a[m][i] ^= zero;
     }
 }
 
@@ -383,28 +443,34 @@ MOE_DEVICE void moe_large_multiply(float (&acc)[Shape::tiles][Shape::columns][4]
                                    uint32_t steps, uint32_t zero, int lane)
 {
     typedef typename Shape::Weights Weights;
-    constexpr uint32_t groups = Weights::group >= 32 ? 1 : 32 / Weights::group;
-    const int g = lane / 4, t = lane % 4;
-#pragma unroll(Shape::sliced ? 1 : Shape::stage_steps)
-    for (uint32_t s = 0; s < Shape::stage_steps; s++) {
-        if (s >= steps)
-            break;
-        const uint32_t at = (64 * s) ^ (g % 2 * 64), q = first_step + s;
-        uint32_t a[Shape::tiles][8];
+    uint32_t a[Shape::tiles][8];
+    if constexpr (Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT) {
+        if (steps == 0)
+            return;
+        float products[Shape::tiles][Shape::columns][4] = {};
 #pragma unroll
-        for (int m = 0; m < Shape::tiles; m++) {
-            if (!Shape::sliced) {
-                Weights::load(a[m], operands.low[m], operands.high[m], q, t);
-                continue;
-            }
-            Weights::load(a[m], operands.low[m] + at, operands.high[m] + at, 0, t);
-            /* Not mere copies of what has been loaded: those ptxas would make again in front of each instruction. */
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                a[m][i] ^= zero;
+        for (uint32_t s = 0; s < Shape::stage_steps; s++) {
+            moe_large_load<Shape>(a, operands, first_step, s, zero, lane);
+            moe_large_add<Shape, columns>(products, a, operands.x + moe_large_chunk(lane / 4, 4 * s));
         }
-        moe_large_add<Shape, columns>(acc, a, operands.x + at,
-                                      operands.table + q * groups * Shape::tiles * MOE_TILE_ROWS + g);
+        moe_large_add_group<Shape, columns>(
+            acc, products, operands.x,
+            operands.table + first_step / Shape::stage_steps * Shape::tiles * MOE_TILE_ROWS + lane / 4, lane);
+    } else {
+        constexpr uint32_t groups = Weights::group >= 32 ? 1 : 32 / Weights::group;
+#pragma unroll(Shape::sliced ? 1 : Shape::stage_steps)
+        for (uint32_t s = 0; s < Shape::stage_steps; s++) {
+            if (s >= steps)
+                break;
+            const unsigned char *x = operands.x + moe_large_chunk(lane / 4, 4 * s);
+            moe_large_load<Shape>(a, operands, first_step, s, zero, lane);
+            if constexpr (Weights::group < MOE_SEGMENT)
+                moe_large_add_scaled<Shape, columns>(
+                    acc, a, x,
+                    operands.table + (first_step + s) * groups * Shape::tiles * MOE_TILE_ROWS + lane / 4);
+            else
+                moe_large_add<Shape, columns>(acc, a, x);
+        }
     }
 }
 

@@ -69,7 +69,9 @@ template <class Weights> struct moe_weights_kernels {
     {
         cudaError_t error = moe_allow_shared(moe_small_kernel<few>, shared_bytes);
         error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
-        return error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
+        if constexpr (moe_large_serves<Weights>::value)
+            error = error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
+        return error;
     }
 
     static cudaError_t small(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
@@ -88,6 +90,13 @@ template <class Weights> struct moe_weights_kernels {
         return moe_launch(moe_large_kernel<many>, product->multiprocessors, MOE_LARGE_THREADS, shared_bytes, stream,
                           overlap, params);
     }
+
+    static constexpr moe_cuda_product_fn *large_if_served(void)
+    {
+        if constexpr (moe_large_serves<Weights>::value)
+            return large;
+        return NULL;
+    }
 };
 
 #define MOE_CUDA_WEIGHTS(name, NAME, scaled)                                                                           \
@@ -101,7 +110,7 @@ template <class Weights> struct moe_weights_kernels {
         moe_weights_##name::order,                                                                                     \
         moe_weights_kernels<moe_weights_##name>::load,                                                                 \
         moe_weights_kernels<moe_weights_##name>::small,                                                                \
-        moe_weights_kernels<moe_weights_##name>::large,                                                                \
+        moe_weights_kernels<moe_weights_##name>::large_if_served(),                                                    \
     }
 
 #endif
