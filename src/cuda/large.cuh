@@ -21,11 +21,6 @@
 
 enum { MOE_LARGE_WARPS = 8, MOE_LARGE_THREADS = 32 * MOE_LARGE_WARPS, MOE_LARGE_STAGES = 4, MOE_LARGE_QUEUE = 8 };
 
-/* Formats that there is a kernel for: those whose rows can be copied as they are. */
-template <class Weights> struct moe_large_serves {
-    static constexpr bool value = true;
-};
-
 /* The shapes of one kernel. */
 template <class Weights_> struct moe_large_shape {
     typedef Weights_ Weights;

@@ -98,6 +98,8 @@ MOE_DEVICE void moe_unit_copy(unsigned char *unit, const struct moe_unit_rows &r
 
 /* How a unit gets into shared memory; a format whose units are not copied as they are has one of its own. */
 template <class Weights> struct moe_unit_source {
+    static constexpr bool copies = true;    /* rows as they are: large.cuh has kernels for such formats only */
+
     template <int tiles>
     static __device__ __forceinline__ void copy(unsigned char *unit, const struct moe_unit_rows &rows,
                                                 uint32_t segment, uint32_t row_bytes, int lane)

@@ -69,7 +69,7 @@ template <class Weights> struct moe_weights_kernels {
     {
         cudaError_t error = moe_allow_shared(moe_small_kernel<few>, shared_bytes);
         error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
-        if constexpr (moe_large_serves<Weights>::value)
+        if constexpr (moe_unit_source<Weights>::copies)
             error = error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
         return error;
     }
@@ -93,7 +93,7 @@ template <class Weights> struct moe_weights_kernels {
 
     static constexpr moe_cuda_product_fn *large_if_served(void)
     {
-        if constexpr (moe_large_serves<Weights>::value)
+        if constexpr (moe_unit_source<Weights>::copies)
             return large;
         return NULL;
     }

@@ -4,6 +4,8 @@
 // apart.
 #include "cuda/weights.cuh"
 #include "cuda/weights_bf16.cuh"
+#include "cuda/weights_e4m3.cuh"
+#include "cuda/weights_u4.cuh"
 #include "emulated.cuh"
 #include <math.h>
 
@@ -381,6 +383,24 @@ template <class Weights> static void check(const shape &s)
 
 /* ---- cases ---- */
 
+/* Units that are made, not copied, are none that large could copy. */
+struct made : moe_weights_bf16 {
+};
+template <> struct moe_unit_source<made> {
+    static constexpr bool copies = false;
+
+    template <int tiles>
+    static __device__ __forceinline__ void copy(unsigned char *, const struct moe_unit_rows &, uint32_t, uint32_t, int)
+    {
+    }
+};
+
+static void made_units_go_to_small(void **)
+{
+    assert_null(moe_weights_kernels<made>::large_if_served());
+    assert_ptr_equal(moe_weights_kernels<plain_host>::large_if_served(), moe_weights_kernels<plain_host>::large);
+}
+
 typedef nibbles<1, false> small_blocks;    /* all tokens to each warp */
 typedef nibbles<2, true> large_blocks;
 
@@ -505,6 +525,7 @@ int main(void)
         TEST(columns<large_blocks>),  TEST(columns<bytes>),           TEST(counts<plain_host>),
         TEST(counts<small_blocks>),   TEST(bands),                    TEST(ways),
         TEST(memory),                 TEST(schedules),
+        TEST(made_units_go_to_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
