@@ -4,8 +4,6 @@
 // apart.
 #include "cuda/weights.cuh"
 #include "cuda/weights_bf16.cuh"
-#include "cuda/weights_e4m3.cuh"
-#include "cuda/weights_u4.cuh"
 #include "emulated.cuh"
 #include <math.h>
 
@@ -133,13 +131,13 @@ template <int groups, bool terms> struct nibbles {
     }
 };
 
-/* One byte a value, aligned; scales f32 apart, one for 32 columns. */
-struct bytes {
+/* One byte a value, aligned; scales f32 apart, one for `group` columns. With terms, a value is scale * (code + 2). */
+template <int group_, bool terms> struct bytes_of {
     static constexpr uint32_t segment_bytes = 256, pitch = 288;
-    static constexpr bool aligned = true, offset = false;
-    static constexpr int order = MOE_ORDER_PLAIN, group = 32;
+    static constexpr bool aligned = true, offset = terms;
+    static constexpr int order = MOE_ORDER_PLAIN, group = group_, of_lane = 128 / group;    /* scales of a tile */
     struct side {
-        float scales[12];
+        float scales[3 * of_lane];
     };
 
     static __device__ __forceinline__ float one(const struct moe_unit_rows &rows, uint32_t segment, uint32_t row,
@@ -148,17 +146,17 @@ struct bytes {
         const bool high = row % 16 >= 8;
         const uint32_t r = row / 16 * 8 + row % 8;
         const struct moe_cuda_stack &stack = high ? *rows.high_stack : *rows.low_stack;
-        if (r >= (high ? rows.high_left : rows.low_left) || 256 * segment + 32 * g >= stack.cols)
+        if (r >= (high ? rows.high_left : rows.low_left) || 256 * segment + group * g >= stack.cols)
             return 0.0f;
         return ((const float *)moe_plane_row(stack.scale, rows.expert,
-                                             (high ? rows.high_row : rows.low_row) + r))[segment * 8 + g];
+                                             (high ? rows.high_row : rows.low_row) + r))[segment * (256 / group) + g];
     }
 
     template <int tiles>
     static __device__ __forceinline__ void fetch(struct side *side, const struct moe_unit_rows &rows, uint32_t segment,
                                                  int lane)
     {
-        for (int i = 0; i < 4 * tiles; i++)
+        for (int i = 0; i < of_lane * tiles; i++)
             side->scales[i] = one(rows, segment, (32 * i + lane) % (16 * tiles), (32 * i + lane) / (16 * tiles));
     }
 
@@ -166,8 +164,8 @@ struct bytes {
     static __device__ __forceinline__ void scales(float2 *table, const unsigned char *, const struct side &side,
                                                   const struct moe_unit_rows &, uint32_t, int lane)
     {
-        for (int i = 0; i < 4 * tiles; i++)
-            table[32 * i + lane] = make_float2(side.scales[i], 0.0f);
+        for (int i = 0; i < of_lane * tiles; i++)
+            table[32 * i + lane] = make_float2(side.scales[i], terms ? 2 * side.scales[i] : 0.0f);
     }
 
     static __device__ __forceinline__ void load(uint32_t a[8], const unsigned char *low, const unsigned char *high,
@@ -192,8 +190,9 @@ struct bytes {
     }
     static double value(const unsigned char *row, size_t c, const float *scales, double *size)
     {
-        *size = fabs((int8_t)row[c] * (double)scales[c / 32]);
-        return (int8_t)row[c] * (double)scales[c / 32];
+        const double scale = scales[c / group];
+        *size = (fabs((int8_t)row[c]) + 2 * terms) * fabs(scale);
+        return ((int8_t)row[c] + 2 * terms) * scale;
     }
 };
 
@@ -403,6 +402,9 @@ static void made_units_go_to_small(void **)
 
 typedef nibbles<1, false> small_blocks;    /* all tokens to each warp */
 typedef nibbles<2, true> large_blocks;
+typedef bytes_of<32, false> bytes;
+typedef bytes_of<64, true> groups_of_64;
+typedef bytes_of<128, true> groups_of_128;
 
 template <class Weights> static void sizes(void **)
 {
@@ -526,6 +528,8 @@ int main(void)
         TEST(counts<small_blocks>),   TEST(bands),                    TEST(ways),
         TEST(memory),                 TEST(schedules),
         TEST(made_units_go_to_small),
+        TEST(sizes<groups_of_64>),    TEST(columns<groups_of_64>),    TEST(sizes<groups_of_128>),
+        TEST(columns<groups_of_128>), TEST(counts<groups_of_128>),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
