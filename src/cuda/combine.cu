@@ -34,8 +34,8 @@ MOE_DEVICE void add_pairs(const struct moe_cuda_combine &c, struct moe_sum<COLUM
     for (uint64_t pair = first; pair < end; pair++) {
         float values[COLUMNS];
         int32_t place = place_of(c, pair);
-        bool zero_expert = place == MOE_PLACE_ZERO && !c.by_pair;
-        if (place == MOE_PLACE_SKIPPED)
+        bool zero_expert = place == MOE_CUDA_ZERO && !c.by_pair;
+        if (place == MOE_CUDA_SKIPPED)
             continue;
         if (zero_expert)
             moe_rows_values<COLUMNS>(values, c.x, t, column, c.cols);
@@ -57,21 +57,21 @@ MOE_DEVICE bool add_pairs_fast(const struct moe_cuda_combine &c, struct moe_sum<
     bool zero_experts = false;
 #pragma unroll
     for (uint32_t i = 0; i < SLOTS; i++) {
-        place[i] = i < count ? place_of(c, first + i) : (int32_t)MOE_PLACE_SKIPPED;
+        place[i] = i < count ? place_of(c, first + i) : (int32_t)MOE_CUDA_SKIPPED;
         weight[i] = i < count ? moe_sum_weight(c, first + i, false) : 1.0f;
     }
 #pragma unroll
     for (uint32_t i = 0; i < SLOTS; i++)
-        zero_experts = zero_experts || place[i] == MOE_PLACE_ZERO;
+        zero_experts = zero_experts || place[i] == MOE_CUDA_ZERO;
     if (zero_experts && !c.by_pair)
         return false;
 #pragma unroll
     for (uint32_t i = 0; i < SLOTS; i++)
-        if (place[i] != MOE_PLACE_SKIPPED)
+        if (place[i] != MOE_CUDA_SKIPPED)
             y[i] = moe_four_load<format>(row_of(c, first + i, place[i]), column, column + COLUMNS, true);
 #pragma unroll
     for (uint32_t i = 0; i < SLOTS; i++) {
-        if (place[i] == MOE_PLACE_SKIPPED)
+        if (place[i] == MOE_CUDA_SKIPPED)
             continue;
         float values[COLUMNS];
 #pragma unroll
@@ -119,11 +119,11 @@ static __global__ void __launch_bounds__(MAX_THREADS) pairs_kernel(const __grid_
     const uint32_t column = (tile * blockDim.x + threadIdx.x) * COLUMNS;
     if (column >= c.cols)
         return;
-    const int32_t place = t < live ? c.places[pair] : (int32_t)MOE_PLACE_SKIPPED;
+    const int32_t place = t < live ? c.places[pair] : (int32_t)MOE_CUDA_SKIPPED;
     float values[COLUMNS] = {};
     if (place >= 0)
         moe_rows_values<COLUMNS>(values, c.y, (size_t)place, column, c.cols);
-    if (place == MOE_PLACE_ZERO) {
+    if (place == MOE_CUDA_ZERO) {
         float weight = c.weight_on_input ? moe_sum_weight(c, pair, true) : 1.0f;
         moe_rows_values<COLUMNS>(values, c.x, t, column, c.cols);
 #pragma unroll

@@ -15,19 +15,17 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/call.h"
+#include "cuda/route.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* What places hold of a pair that has no row of y: nothing is done for it, or it goes to a zero expert, which gives its
- * input. */
-enum { MOE_PLACE_SKIPPED = -1, MOE_PLACE_ZERO = -2 };
-
 struct moe_cuda_combine {
     uint32_t num_tokens, top_k, cols;
     const int32_t *live_tokens;     /* [1]; NULL: all */
-    const int32_t *places;          /* [num_tokens * top_k]: rows of y, or as above. NULL, by_pair: none is skipped */
+    const int32_t *places;          /* [num_tokens * top_k]: rows of y; MOE_CUDA_SKIPPED: nothing is done for the pair;
+                                       MOE_CUDA_ZERO: a zero expert, which gives its input. NULL, by_pair: all are */
     const float *weights;           /* [num_tokens * top_k]; NULL: 1 */
     bool weight_on_input;           /* weights are those of zero experts only, other experts' count as 1 */
     bool by_pair;                   /* y has a row for each pair, zero experts' too; places only tell which to skip */

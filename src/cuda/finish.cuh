@@ -91,7 +91,7 @@ MOE_DEVICE void moe_finish_shared_weight(const struct moe_cuda_shared_gate &shar
     const unsigned char *x = shared.x.data + t * shared.x.stride;
 #pragma unroll 4
     for (uint32_t c = threadIdx.x; c < shared.cols; c += MOE_FINISH_THREADS)
-        sum = __fma_rn((double)shared.gate[c], (double)moe_rows_load(shared.x.format, x, c), sum);
+        sum = __fma_rn((double)shared.gate[c], (double)moe_value_float(x, c, shared.x.format), sum);
     moe_finish_lanes(lanes, sum, parts);
 #pragma unroll
     for (int half = MOE_FINISH_LANES / 2; half > 0; half /= 2)

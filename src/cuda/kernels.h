@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/call.h"
+#include "cuda/combine.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -15,6 +16,19 @@ extern "C" {
 /* A product queued on a stream. The kernels take matrices of their own format, whose rows begin at multiples of 16
  * bytes if aligned says so. overlap: the launch may begin before the one ahead of it in the stream is done. */
 typedef cudaError_t moe_cuda_product_fn(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap);
+
+/* down, for few tokens, and the sum of combine.h in one launch; y of neither is used. */
+typedef cudaError_t moe_cuda_down_fn(const struct moe_cuda_product *down, const struct moe_cuda_combine *combine,
+                                     cudaStream_t stream, bool overlap);
+
+/* Whether moe_cuda_down_fn takes a call; all others are two launches, with the same bits. */
+enum { MOE_DOWN_PAIRS = 64, MOE_DOWN_TOKENS = 8 };
+static inline bool moe_cuda_down_takes(const struct moe_cuda_product *down, const struct moe_cuda_combine *combine)
+{
+    return down->pairs.num_pairs <= MOE_DOWN_PAIRS && down->pairs.tokens_of <= MOE_DOWN_TOKENS &&
+           down->x_divisor == 0 && !down->gated && !down->activated && combine->places != NULL && !combine->by_pair &&
+           !combine->out_pairs;
+}
 
 struct moe_cuda_weights {
     const char *name;
@@ -27,6 +41,7 @@ struct moe_cuda_weights {
     cudaError_t (*load)(size_t shared_bytes);    /* everything that a launch would load; the most a block may have */
     moe_cuda_product_fn *small;   /* few tokens a matrix: weights are read once, see small.cuh */
     moe_cuda_product_fn *large;   /* many: tiles of tokens and rows; NULL: there is none, small does it */
+    moe_cuda_down_fn *down;       /* see small_down.cuh */
 };
 
 /* Whether the kernels take such a matrix, its alignment aside. */

@@ -43,7 +43,7 @@ MOE_DEVICE void moe_prepare_load(float v[8], const struct moe_cuda_rows &x, size
         const uint32_t parts[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            v[i] = moe_rows_value(format, parts[i / 2] >> (16 * (i % 2)));
+            v[i] = moe_rows_half(format, parts[i / 2] >> (16 * (i % 2)));
         return;
     }
     bool wide = moe_rows_aligned(x, 4 * moe_rows_bytes(format));

@@ -4,9 +4,7 @@
 #ifndef MOE_CUDA_ROWS_CUH
 #define MOE_CUDA_ROWS_CUH
 
-#include "cuda/call.h"
-#include "cuda/ptx.cuh"
-#include "moe/moe.h"
+#include "cuda/values.cuh"
 
 /* Bytes of a value. */
 static __host__ __device__ constexpr uint32_t moe_rows_bytes(int format)
@@ -27,11 +25,10 @@ static inline bool moe_rows_good(const struct moe_cuda_rows &rows)
     return rows.data == NULL || (known && moe_rows_aligned(rows, moe_rows_bytes(rows.format)));
 }
 
-MOE_DEVICE float moe_rows_value(int format, uint32_t bits)
+/* Of f16 or bf16, in the low half. */
+MOE_DEVICE float moe_rows_half(int format, uint32_t bits)
 {
-    return format == MOE_FORMAT_F32   ? __uint_as_float(bits)
-           : format == MOE_FORMAT_F16 ? moe_f16_value(bits & 0xffffu)
-                                      : __uint_as_float(bits << 16);
+    return format == MOE_FORMAT_F16 ? moe_value_f16(bits & 0xffffu) : moe_value_bf16(bits);
 }
 
 /* Rounded to nearest, ties to even. */
@@ -40,12 +37,6 @@ MOE_DEVICE uint32_t moe_rows_bits(int format, float value)
     return format == MOE_FORMAT_F32   ? __float_as_uint(value)
            : format == MOE_FORMAT_F16 ? moe_f16x2(value, 0.0f) & 0xffffu
                                       : moe_bf16x2(value, 0.0f) & 0xffffu;
-}
-
-MOE_DEVICE float moe_rows_load(int format, const unsigned char *row, uint32_t column)
-{
-    return format == MOE_FORMAT_F32 ? ((const float *)row)[column]
-                                    : moe_rows_value(format, ((const uint16_t *)row)[column]);
 }
 
 MOE_DEVICE void moe_rows_store(int format, unsigned char *row, uint32_t column, float value)
@@ -65,7 +56,7 @@ template <int format> struct moe_four {
         if constexpr (format == MOE_FORMAT_F32)
             return __uint_as_float(words[i]);
         else
-            return moe_rows_value(format, words[i / 2] >> (16 * (i % 2)));
+            return moe_rows_half(format, words[i / 2] >> (16 * (i % 2)));
     }
 };
 
@@ -114,7 +105,7 @@ MOE_DEVICE void moe_rows_values(float values[n], const struct moe_cuda_rows &row
 {
     const unsigned char *at = rows.data + row * rows.stride;
     if constexpr (n == 1) {
-        values[0] = moe_rows_load(rows.format, at, column);
+        values[0] = moe_value_float(at, column, rows.format);
     } else {
         bool wide = moe_rows_aligned(rows, 4 * moe_rows_bytes(rows.format));
         if (rows.format == MOE_FORMAT_F32)

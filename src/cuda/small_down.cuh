@@ -14,10 +14,11 @@
 #define MOE_CUDA_SMALL_DOWN_CUH
 
 #include "cuda/combine.cuh"
+#include "cuda/kernels.h"
 #include "cuda/prepare.cuh"
 #include "cuda/small.cuh"
 
-enum { MOE_DOWN_PAIRS = 64, MOE_DOWN_SLOTS = 8 };
+enum { MOE_DOWN_SLOTS = 8 };
 
 struct moe_small_down_params {
     struct moe_cuda_product product;    /* neither gated nor activated; y is not used */
@@ -71,7 +72,7 @@ template <class Shape> struct moe_down_place : moe_small_place<Shape> {
 
     __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_down_run &run)
     {
-        while (chain >= run.chains && tile < run.tiles) {
+        while (chain >= run.chains && tile < run.tiles) {    /* without any chain: to the end */
             chain -= run.chains;
             tile++;
         }
@@ -131,18 +132,18 @@ MOE_DEVICE void moe_down_token(const struct moe_small_down_params &params, const
 #pragma unroll
         for (uint32_t i = 0; i < MOE_DOWN_SLOTS; i++) {
             bool there = first + i < slots;
-            place[i] = there ? pairs.places[begin + first + i] : (int32_t)MOE_PLACE_SKIPPED;
+            place[i] = there ? pairs.places[begin + first + i] : (int32_t)MOE_CUDA_SKIPPED;
             weight[i] = there ? pairs.weights[begin + first + i] : 0.0f;
         }
 #pragma unroll
         for (uint32_t i = 0; i < MOE_DOWN_SLOTS; i++)
             if (place[i] >= 0)
                 y[i] = moe_down_y(params.product, parts, accumulators, pairs, (uint32_t)place[i], r, row);
-            else if (place[i] == MOE_PLACE_ZERO)
+            else if (place[i] == MOE_CUDA_ZERO)
                 moe_rows_values<1>(&y[i], c.x, t, row, c.cols);
 #pragma unroll
         for (uint32_t i = 0; i < MOE_DOWN_SLOTS; i++)
-            if (place[i] != MOE_PLACE_SKIPPED)
+            if (place[i] != MOE_CUDA_SKIPPED)
                 moe_sum_add<1>(sum, &y[i], weight[i]);
     }
     moe_sum_finish<1>(c, sum, t, live, row);
@@ -169,7 +170,7 @@ MOE_DEVICE void moe_down_load_pairs(struct moe_down_pairs *pairs, const struct m
     const uint32_t i = threadIdx.x;
     if (i < c.num_tokens * c.top_k) {
         pairs->places[i] = c.places[i];
-        pairs->weights[i] = moe_sum_weight(c, i, c.places[i] == MOE_PLACE_ZERO);
+        pairs->weights[i] = moe_sum_weight(c, i, c.places[i] == MOE_CUDA_ZERO);
     }
     if (i < (uint32_t)*plan.num_active)
         for (int32_t place = plan.starts[i]; place < plan.starts[i + 1]; place++)
@@ -196,7 +197,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     unsigned char *ring = moe_dynamic_shared() + warp * Shape::warp_bytes;
     float2 *table = (float2 *)(ring + Shape::ring_bytes);
     struct moe_down_pairs &pairs = *(struct moe_down_pairs *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes);
-    float *parts = (float *)(&pairs + 1);    /* two buffers: a tile's sums by place, accumulator, row */
+    float *parts = (float *)(&pairs + 1);    /* a tile's sums by place, accumulator, row; the next tile's */
 
     struct moe_down_run run;
     run.first_row = blockIdx.x * params.rows_of_block;
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     run.lists.load(p.pairs, lane);
     run.chains = run.lists.num_active * run.accumulators;
     struct moe_down_place<Shape> ahead, here;
-    here.tile = run.chains > 0 ? 0 : run.tiles;
+    here.tile = 0;
     here.chain = warp;
     here.enter(p, run);
     ahead = here;
@@ -245,7 +246,8 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
                 return;
             unsigned char *unit = ring + s * Shape::unit_bytes;
             const uint32_t place = here.start + (g < (int)here.num_tokens ? g : 0);
-            moe_unit_load_tokens(&tokens, (const uint4 *)moe_result_x(p, place) + t + here.segment * (MOE_SEGMENT / 8));
+            const uint4 *x = (const uint4 *)(p.x + place * p.x_stride) + t;
+            moe_unit_load_tokens(&tokens, x + here.segment * (MOE_SEGMENT / 8));
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
             const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, sides[s], lane);
@@ -272,32 +274,24 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
 
 /* ---- on the host ---- */
 
-/* Whether the kernel takes such a call; what it does not take goes through two launches. */
-static inline bool moe_small_down_takes(const struct moe_cuda_product *product, const struct moe_cuda_combine *combine)
-{
-    return product->pairs.num_pairs <= MOE_DOWN_PAIRS && product->pairs.tokens_of <= MOE_TILE_TOKENS &&
-           product->x_divisor == 0 && !product->gated && !product->activated && combine->places != NULL &&
-           !combine->by_pair && !combine->out_pairs && moe_rows_good(combine->x) && moe_rows_good(combine->out);
-}
-
 template <class Shape>
 static cudaError_t moe_small_down_launch(const struct moe_cuda_product *product, const struct moe_cuda_combine *combine,
                                          cudaStream_t stream, bool overlap)
 {
     struct moe_small_down_params params = {*product, *combine, 0, 0};
-    uint32_t segments = (product->up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT, rows = product->up.rows, tiles;
+    uint32_t segments = (product->up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT, rows = product->up.rows;
     uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : MOE_ACCUMULATORS, warps = Shape::warps;
-    size_t parts = (size_t)2 * product->pairs.num_pairs * accumulators * MOE_TILE_ROWS * sizeof(float);
-    size_t beside = sizeof(struct moe_down_pairs) + parts;
-    if (!moe_small_down_takes(product, combine))
+    if (!moe_cuda_down_takes(product, combine) || !moe_rows_good(combine->x) || !moe_rows_good(combine->out))
         return cudaErrorInvalidValue;
     if (combine->num_tokens == 0)
         return cudaSuccess;
-    while (warps > 2 && warps * Shape::warp_bytes + beside > product->shared_bytes)
-        warps /= 2;
     params.rows_of_block = (rows + product->multiprocessors - 1) / product->multiprocessors;
-    tiles = (params.rows_of_block + MOE_TILE_ROWS - 1) / MOE_TILE_ROWS;
+    uint32_t tiles = (params.rows_of_block + MOE_TILE_ROWS - 1) / MOE_TILE_ROWS;
     params.rows_of_tile = (params.rows_of_block + tiles - 1) / tiles;
+    size_t part_bytes = (size_t)product->pairs.num_pairs * accumulators * MOE_TILE_ROWS * sizeof(float);
+    size_t beside = sizeof(struct moe_down_pairs) + (tiles > 1 ? 2 : 1) * part_bytes;
+    while (warps > 1 && warps * Shape::warp_bytes + beside > product->shared_bytes)
+        warps--;
     return moe_launch(moe_small_down_kernel<Shape>, (rows + params.rows_of_block - 1) / params.rows_of_block, warps * 32,
                       warps * Shape::warp_bytes + beside, stream, overlap, params);
 }

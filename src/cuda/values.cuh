@@ -7,13 +7,9 @@
 #include "cuda/ptx.cuh"
 #include "moe/format.h"
 
-/* The magnitude's bits read as f32 are the value times 2^-112, denormals too; infinity and NaN keep their exponent. */
 MOE_DEVICE float moe_value_f16(uint32_t half)
 {
-    uint32_t magnitude = half & 0x7fffu;
-    float value = __uint_as_float(magnitude << 13) * 5192296858534827628530496329220096.0f;
-    uint32_t bits = magnitude < 0x7c00u ? __float_as_uint(value) : 0x7f800000u | magnitude << 13;
-    return __uint_as_float(bits | (half & 0x8000u) << 16);
+    return moe_f16_value(half);
 }
 
 MOE_DEVICE float moe_value_bf16(uint32_t half)

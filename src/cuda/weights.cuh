@@ -6,6 +6,7 @@
 #include "cuda/kernels.h"
 #include "cuda/large.cuh"
 #include "cuda/small.cuh"
+#include "cuda/small_down.cuh"
 
 enum {
     MOE_SMALL_WARPS = 16,
@@ -20,6 +21,13 @@ template <class Weights, int columns> struct moe_small_choice {
     static constexpr int wanted = MOE_SMALL_RING / (tiles * MOE_TILE_ROWS * Weights::pitch);
     static constexpr int stages = wanted < 1 ? 1 : wanted > 4 ? 4 : wanted;
     typedef moe_small_shape<Weights, tiles, columns, MOE_SMALL_WARPS, stages> shape;
+};
+
+/* One tile: a block has no more than 16 rows of most matrices. */
+template <class Weights> struct moe_down_choice {
+    static constexpr int wanted = MOE_SMALL_RING / (MOE_TILE_ROWS * (int)Weights::pitch);
+    static constexpr int stages = wanted < 1 ? 1 : wanted > 4 ? 4 : wanted;
+    typedef moe_small_shape<Weights, 1, 1, MOE_SMALL_WARPS, stages> shape;
 };
 
 /* How a launch divides a block: warps that it has, warps that share an item, sums that meet in shared memory. */
@@ -64,6 +72,7 @@ template <class Weights> struct moe_weights_kernels {
     typedef typename moe_small_choice<Weights, 1>::shape few;
     typedef typename moe_small_choice<Weights, 2>::shape some;
     typedef moe_large_shape<Weights> many;
+    typedef typename moe_down_choice<Weights>::shape one;
 
     static cudaError_t load(size_t shared_bytes)
     {
@@ -71,7 +80,7 @@ template <class Weights> struct moe_weights_kernels {
         error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
         if constexpr (moe_unit_source<Weights>::copies)
             error = error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
-        return error;
+        return error == cudaSuccess ? moe_allow_shared(moe_small_down_kernel<one>, shared_bytes) : error;
     }
 
     static cudaError_t small(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
@@ -111,6 +120,7 @@ template <class Weights> struct moe_weights_kernels {
         moe_weights_kernels<moe_weights_##name>::load,                                                                 \
         moe_weights_kernels<moe_weights_##name>::small,                                                                \
         moe_weights_kernels<moe_weights_##name>::large_if_served(),                                                    \
+        moe_small_down_launch<moe_weights_kernels<moe_weights_##name>::one>,                                           \
     }
 
 #endif

@@ -318,9 +318,9 @@ static void sum_value(combine_case &k, uint32_t t, uint32_t col)
     for (size_t p = (size_t)t * c.top_k; t < k.live && p < (size_t)(t + 1) * c.top_k; p++) {
         int32_t place = c.places != NULL ? k.places->host[p] : 0;
         float weight = c.weights != NULL ? k.weights->host[p] : 1.0f;
-        if (place == MOE_PLACE_SKIPPED)
+        if (place == MOE_CUDA_SKIPPED)
             continue;
-        if (place == MOE_PLACE_ZERO && !c.by_pair)
+        if (place == MOE_CUDA_ZERO && !c.by_pair)
             add(sum, any, weight, k.x->get(t, col));
         else
             add(sum, any, c.weight_on_input ? 1.0f : weight, k.y->get(c.by_pair ? p : (size_t)place, col));
@@ -345,9 +345,9 @@ static void sum_value(combine_case &k, uint32_t t, uint32_t col)
 
 static void pair_value(combine_case &k, size_t p, uint32_t col)
 {
-    int32_t place = p / k.c.top_k < k.live ? k.places->host[p] : (int32_t)MOE_PLACE_SKIPPED;
+    int32_t place = p / k.c.top_k < k.live ? k.places->host[p] : (int32_t)MOE_CUDA_SKIPPED;
     float value = place >= 0 ? k.y->get((size_t)place, col) : 0.0f;
-    if (place == MOE_PLACE_ZERO)
+    if (place == MOE_CUDA_ZERO)
         value = k.c.weight_on_input ? k.weights->host[p] * k.x->get(p / k.c.top_k, col) : k.x->get(p / k.c.top_k, col);
     k.out->put(p, col, value);
 }
@@ -362,9 +362,9 @@ static void fill_places(array<int32_t> &places, bool zero_experts, bool skip_all
         std::swap(places.host[i - 1], places.host[below(i)]);
     for (int32_t &place : places.host)
         if (skip_all || one_in(6))
-            place = MOE_PLACE_SKIPPED;
+            place = MOE_CUDA_SKIPPED;
         else if (zero_experts && one_in(4))
-            place = MOE_PLACE_ZERO;
+            place = MOE_CUDA_ZERO;
 }
 
 static void fill(array<float> &values)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // small_down.cuh against small.cuh and combine.cu, bit for bit: random plans, sizes that divide nothing, machines of any
 // number of multiprocessors and little shared memory.
-#include "cuda/small_down.cuh"
-#include "cuda/weights_bf16.cuh"
+#include "cuda/combine.h"
 #include "cuda/kernels.h"
+#include "cuda/prepare.h"
+#include "moe/moe.h"
 #include "emulate.h"
 
 extern "C" {
@@ -91,8 +92,8 @@ struct plan {
         std::vector<int32_t> matrix(places.host.size());
         for (uint32_t t = 0; t < s.num_tokens; t++)
             for (uint32_t k = 0, m = below(s.num_matrices); k < s.top_k; k++, m = (m + 1) % s.num_matrices)
-                matrix[t * s.top_k + k] = one_in(8) ? (int32_t)MOE_PLACE_SKIPPED
-                                          : zero_experts && one_in(4) ? (int32_t)MOE_PLACE_ZERO : (int32_t)m;
+                matrix[t * s.top_k + k] = one_in(8) ? (int32_t)MOE_CUDA_SKIPPED
+                                          : zero_experts && one_in(4) ? (int32_t)MOE_CUDA_ZERO : (int32_t)m;
         int32_t place = 0, count = 0;
         for (int32_t m = 0; m < (int32_t)s.num_matrices; m++) {
             int32_t before = place;
@@ -122,8 +123,6 @@ struct plan {
     }
 };
 
-typedef moe_small_shape<moe_weights_bf16, 1, 1, 16, 2> shape;
-
 static struct sizes random_sizes(void)
 {
     static const uint32_t cols[] = {8, 64, 264, 704, 768, 2048, 2880}, rows[] = {1, 7, 16, 22, 64, 100, 200};
@@ -141,14 +140,13 @@ static void run(unsigned round)
     size_t num_pairs = s.num_tokens * s.top_k, h_stride = (s.cols + 255) / 256 * 256;
     plan routes(s, one_in(3));
     array<uint16_t> w((size_t)s.num_matrices * s.rows * s.cols), h(num_pairs * h_stride);
+    array<float> x_of_h(num_pairs * s.cols);
     array<float> bias(s.num_matrices * s.rows), y(num_pairs * s.rows), x(s.num_tokens * s.rows), weights(num_pairs);
     array<float> shared(s.num_tokens * s.rows), gates(s.num_tokens), out(s.num_tokens * s.rows), both(out.host.size());
     array<int32_t> live(1);
     for (uint16_t &value : w.host)
         value = moe_f32_to_bf16(number());
-    for (size_t i = 0; i < h.host.size(); i++)
-        h.host[i] = i % h_stride < s.cols ? moe_f32_to_bf16(number()) : 0;
-    fill(bias), fill(x), fill(weights), fill(shared), fill(gates), fill(out);
+    fill(bias), fill(x_of_h), fill(x), fill(weights), fill(shared), fill(gates), fill(out);
     both.host = out.host;
     live.host[0] = one_in(4) ? (int32_t)below(s.num_tokens) : (int32_t)s.num_tokens;
 
@@ -172,11 +170,19 @@ static void run(unsigned round)
     c.shared = one_in(2) ? shared.send() : NULL, c.shared_stride = s.rows, c.shared_weights = gates.send();
     c.accumulate = one_in(3);
     c.out = {(unsigned char *)both.send(), s.rows * sizeof(float), MOE_FORMAT_F32};
-    OK(moe_cuda_weights_bf16.small(&p, NULL, false));
-    OK(moe_cuda_combine(&c, NULL, false));
+    struct moe_cuda_prepare prepare = {};
+    prepare.x = {(unsigned char *)x_of_h.send(), s.cols * sizeof(float), MOE_FORMAT_F32};
+    prepare.cols = s.cols, prepare.num_tokens = (uint32_t)num_pairs, prepare.top_k = 1;
+    prepare.outputs[0] = {h.device, h_stride, MOE_ORDER_PLAIN, false};
+    OK(moe_cuda_prepare(&prepare, NULL, false));
+    OK(moe_cuda_weights_bf16.small(&p, NULL, true));
+    OK(moe_cuda_combine(&c, NULL, true));
+    h.send();
     c.out.data = (unsigned char *)out.send();
     p.y = NULL, c.y.data = NULL;
-    OK(moe_small_down_launch<shape>(&p, &c, NULL, false));
+    assert_true(moe_cuda_down_takes(&p, &c));
+    OK(moe_cuda_prepare(&prepare, NULL, false));    /* what comes right before is not there until it is waited for */
+    OK(moe_cuda_weights_bf16.down(&p, &c, NULL, true));
     std::vector<float> expected = both.found(), found = out.found();
     for (size_t i = 0; i < found.size(); i++)
         if (memcmp(&found[i], &expected[i], sizeof(float)) != 0)
@@ -186,7 +192,7 @@ static void run(unsigned round)
 
 static void test_same_bits(void **)
 {
-    for (unsigned round = 0; round < 150; round++) {
+    for (unsigned round = 0; round < 100; round++) {
         state = round;
         moe_emulate_schedule(round % 4 == 0   ? MOE_EMULATE_IN_ORDER
                              : round % 4 == 1 ? MOE_EMULATE_REVERSED
@@ -199,7 +205,6 @@ static void test_same_bits(void **)
 static int set_up(void **)
 {
     moe_emulate_reset();
-    OK(moe_allow_shared(moe_small_down_kernel<shape>, 227 * 1024));
     OK(moe_cuda_weights_bf16.load(227 * 1024));
     return 0;
 }
