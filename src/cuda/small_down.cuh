@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT
-// down and combine in one launch, for few tokens: at most 64 pairs, 8 of a matrix. The bits are those of small.cuh, then
-// combine.cu.
+// down and combine in one launch, for few tokens: at most 64 pairs, 8 of a matrix. The bits are those of small.cuh and
+// combine.cu, one after the other.
 //
 // A block owns a run of rows for all matrices, as many as any other block, in tiles of up to 16: 2048 rows on 132
 // multiprocessors are 128 blocks of 16, 2880 are 131 of 22, in two tiles of 11. So the sum over a token's experts stays
-// in the block. In a tile each (matrix, accumulator) is a chain of units (call.h); warp w takes chains w, w + warps, ...
-// of all the tiles in a row, through a ring as in small.cuh, which runs ahead into the next tile. What a chain gives goes
-// to shared memory, by place; when all of a tile are there, a thread for each token and row adds accumulators, then
+// in the block. In a tile each (matrix, accumulator) is a chain of units (call.h); warp w takes chains w, w + warps,
+// ..., counted through all tiles, by a ring as in small.cuh, which runs ahead into the next tile. What a chain gives
+// goes to shared memory, by place; when all of a tile are there, a thread for each token and row adds accumulators, then
 // slots, and writes out. Meanwhile the others go on with the next tile.
 //
-// 8 matrices of 768 columns are 24 chains of one unit: 16 warps have one or two each.
+// Bytes: of 8 matrices of 768 columns a block reads 24 units of 16 rows, 8 KB each in bf16, 2 KB in 4 bits, and 12 KB of
+// h; 16 warps have one or two units each, and all of the first under way at once. Beside the units' own instructions
+// there are some 200 cycles for the finish of a tile: 3 to 8 accumulators of up to 8 slots, from shared memory.
 #ifndef MOE_CUDA_SMALL_DOWN_CUH
 #define MOE_CUDA_SMALL_DOWN_CUH
 
@@ -196,7 +198,8 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     unsigned char *ring = moe_dynamic_shared() + warp * Shape::warp_bytes;
     float2 *table = (float2 *)(ring + Shape::ring_bytes);
-    struct moe_down_pairs &pairs = *(struct moe_down_pairs *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes);
+    unsigned char *beside = moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes;
+    struct moe_down_pairs &pairs = *(struct moe_down_pairs *)beside;
     float *parts = (float *)(&pairs + 1);    /* a tile's sums by place, accumulator, row; the next tile's */
 
     struct moe_down_run run;
@@ -205,7 +208,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     run.rows_of_tile = params.rows_of_tile;
     run.tiles = (run.num_rows + run.rows_of_tile - 1) / run.rows_of_tile;
     run.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
-    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : MOE_ACCUMULATORS;
+    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : (uint32_t)MOE_ACCUMULATORS;
     run.warps = blockDim.x / 32;
     const uint32_t row_bytes = (p.up.cols / MOE_SEGMENT) * Weights::segment_bytes +
                                (p.up.cols % MOE_SEGMENT) * Weights::segment_bytes / MOE_SEGMENT;
@@ -280,7 +283,7 @@ static cudaError_t moe_small_down_launch(const struct moe_cuda_product *product,
 {
     struct moe_small_down_params params = {*product, *combine, 0, 0};
     uint32_t segments = (product->up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT, rows = product->up.rows;
-    uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : MOE_ACCUMULATORS, warps = Shape::warps;
+    uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : (uint32_t)MOE_ACCUMULATORS, warps = Shape::warps;
     if (!moe_cuda_down_takes(product, combine) || !moe_rows_good(combine->x) || !moe_rows_good(combine->out))
         return cudaErrorInvalidValue;
     if (combine->num_tokens == 0)
@@ -292,8 +295,9 @@ static cudaError_t moe_small_down_launch(const struct moe_cuda_product *product,
     size_t beside = sizeof(struct moe_down_pairs) + (tiles > 1 ? 2 : 1) * part_bytes;
     while (warps > 1 && warps * Shape::warp_bytes + beside > product->shared_bytes)
         warps--;
-    return moe_launch(moe_small_down_kernel<Shape>, (rows + params.rows_of_block - 1) / params.rows_of_block, warps * 32,
-                      warps * Shape::warp_bytes + beside, stream, overlap, params);
+    uint32_t blocks = (rows + params.rows_of_block - 1) / params.rows_of_block;
+    return moe_launch(moe_small_down_kernel<Shape>, blocks, warps * 32, warps * Shape::warp_bytes + beside, stream,
+                      overlap, params);
 }
 
 #endif

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// small_down.cuh against small.cuh and combine.cu, bit for bit: random plans, sizes that divide nothing, machines of any
-// number of multiprocessors and little shared memory.
+// small_down.cuh against small.cuh and combine.cu, bit for bit: random plans, sizes that divide nothing, machines of
+// any number of multiprocessors and little shared memory.
 #include "cuda/combine.h"
 #include "cuda/kernels.h"
 #include "cuda/prepare.h"
-#include "moe/moe.h"
 #include "emulate.h"
+#include "moe/moe.h"
 
 extern "C" {
 #include <setjmp.h>
