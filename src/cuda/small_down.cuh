@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     float acc[1][4] = {};
     struct moe_unit_tokens tokens;
     uint32_t tile = 0, parity = 0;    /* the tile that is not finished yet, and its buffer */
-    for (;;) {
+    for (bool done = false; !done;) {
 #pragma unroll
         for (int s = 0; s < stages; s++) {
             for (; tile < here.tile; tile++) {
@@ -245,8 +245,9 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
                 moe_down_finish(params, parts + parity * buffer_floats, run, pairs, tile, live);
                 parity ^= 1;
             }
-            if (here.items == 0)
-                return;
+            done = here.items == 0;
+            if (done)
+                break;
             unsigned char *unit = ring + s * Shape::unit_bytes;
             const uint32_t place = here.start + (g < (int)here.num_tokens ? g : 0);
             const uint4 *x = (const uint4 *)(p.x + place * p.x_stride) + t;

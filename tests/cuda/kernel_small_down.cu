@@ -123,9 +123,13 @@ struct plan {
     }
 };
 
+/* One of each kind: no scales, scales of blocks, scales and zeros of groups. */
+static const struct moe_cuda_weights *const formats[] = {&moe_cuda_weights_bf16, &moe_cuda_weights_e4m3_128,
+                                                         &moe_cuda_weights_u4_32};
+
 static struct sizes random_sizes(void)
 {
-    static const uint32_t cols[] = {8, 64, 264, 704, 768, 2048, 2880}, rows[] = {1, 7, 16, 22, 64, 100, 200};
+    static const uint32_t cols[] = {32, 64, 288, 704, 768, 2048, 2880}, rows[] = {1, 7, 16, 22, 64, 100, 200};
     struct sizes s;
     s.num_tokens = 1 + below(8);
     s.top_k = 1 + below(64 / s.num_tokens < 10 ? 64 / s.num_tokens : 10);
@@ -134,27 +138,70 @@ static struct sizes random_sizes(void)
     return s;
 }
 
+static size_t row_bytes(const struct moe_cuda_weights &format, const struct sizes &s)
+{
+    return format.format == MOE_FORMAT_BF16 ? 2 * s.cols : format.format == MOE_FORMAT_E4M3 ? s.cols : s.cols / 2;
+}
+
+/* The matrices of a format, with random codes that are numbers. */
+struct matrices {
+    array<uint8_t> codes, zeros;
+    array<float> scales;
+    struct moe_cuda_stack stack = {};
+
+    matrices(const struct moe_cuda_weights &format, const struct sizes &s)
+        : codes((size_t)s.num_matrices * s.rows * row_bytes(format, s)),
+          zeros((size_t)s.num_matrices * (s.rows + 128) * 128), scales(zeros.host.size())
+    {
+        for (size_t i = 0; i < codes.host.size(); i++) {
+            codes.host[i] = (uint8_t)below(256);
+            if (format.format == MOE_FORMAT_E4M3 && (codes.host[i] & 0x7f) == 0x7f)
+                codes.host[i] = 1;
+        }
+        for (size_t i = 0; format.format == MOE_FORMAT_BF16 && i < codes.host.size(); i += 2) {
+            uint16_t value = moe_f32_to_bf16(number());
+            memcpy(&codes.host[i], &value, 2);
+        }
+        for (size_t i = 0; i < zeros.host.size(); i++) {
+            zeros.host[i] = (uint8_t)below(16);
+            scales.host[i] = number();
+        }
+        stack.values.data = codes.send();
+        stack.values.stride = row_bytes(format, s);
+        stack.values.expert_stride = stack.values.stride * s.rows;
+        stack.values.format = format.format;
+        stack.rows = s.rows, stack.cols = s.cols;
+        stack.scaled = format.scaled;
+        if (!format.scaled)
+            return;
+        stack.block_rows = one_in(3) ? 1 : one_in(2) ? 3 : 128;
+        stack.block_cols = (uint32_t)format.group;
+        stack.first_row = below(stack.block_rows);
+        stack.scale = {(const unsigned char *)scales.send(), NULL, (s.rows + 128) * 512, 512, MOE_FORMAT_F32};
+        if (format.zeros)
+            stack.zero = {zeros.send(), NULL, (s.rows + 128) * 128, 128, MOE_FORMAT_U8};
+        stack.zero_offset = format.zeros ? 0.5f : 0.0f;
+    }
+};
+
 static void run(unsigned round)
 {
+    const struct moe_cuda_weights &format = *formats[round % 3];
     struct sizes s = random_sizes();
+    struct matrices down(format, s);
     size_t num_pairs = s.num_tokens * s.top_k, h_stride = (s.cols + 255) / 256 * 256;
     plan routes(s, one_in(3));
-    array<uint16_t> w((size_t)s.num_matrices * s.rows * s.cols), h(num_pairs * h_stride);
+    array<uint16_t> h(num_pairs * h_stride);
     array<float> x_of_h(num_pairs * s.cols);
     array<float> bias(s.num_matrices * s.rows), y(num_pairs * s.rows), x(s.num_tokens * s.rows), weights(num_pairs);
     array<float> shared(s.num_tokens * s.rows), gates(s.num_tokens), out(s.num_tokens * s.rows), both(out.host.size());
     array<int32_t> live(1);
-    for (uint16_t &value : w.host)
-        value = moe_f32_to_bf16(number());
     fill(bias), fill(x_of_h), fill(x), fill(weights), fill(shared), fill(gates), fill(out);
     both.host = out.host;
     live.host[0] = one_in(4) ? (int32_t)below(s.num_tokens) : (int32_t)s.num_tokens;
 
     struct moe_cuda_product p = {};
-    p.up.values.data = (const unsigned char *)w.send();
-    p.up.values.stride = 2 * s.cols, p.up.values.expert_stride = (size_t)2 * s.cols * s.rows;
-    p.up.values.format = MOE_FORMAT_BF16;
-    p.up.rows = s.rows, p.up.cols = s.cols;
+    p.up = down.stack;
     p.up.bias = one_in(2) ? bias.send() : NULL;
     p.pairs = routes.view(s);
     p.x = h.send(), p.x_stride = h_stride;
@@ -173,21 +220,22 @@ static void run(unsigned round)
     struct moe_cuda_prepare prepare = {};
     prepare.x = {(unsigned char *)x_of_h.send(), s.cols * sizeof(float), MOE_FORMAT_F32};
     prepare.cols = s.cols, prepare.num_tokens = (uint32_t)num_pairs, prepare.top_k = 1;
-    prepare.outputs[0] = {h.device, h_stride, MOE_ORDER_PLAIN, false};
+    prepare.outputs[0] = {h.device, h_stride, format.order, false};
     OK(moe_cuda_prepare(&prepare, NULL, false));
-    OK(moe_cuda_weights_bf16.small(&p, NULL, true));
+    OK(format.small(&p, NULL, true));
     OK(moe_cuda_combine(&c, NULL, true));
     h.send();
     c.out.data = (unsigned char *)out.send();
     p.y = NULL, c.y.data = NULL;
     assert_true(moe_cuda_down_takes(&p, &c));
     OK(moe_cuda_prepare(&prepare, NULL, false));    /* what comes right before is not there until it is waited for */
-    OK(moe_cuda_weights_bf16.down(&p, &c, NULL, true));
+    OK(format.down(&p, &c, NULL, true));
     std::vector<float> expected = both.found(), found = out.found();
     for (size_t i = 0; i < found.size(); i++)
         if (memcmp(&found[i], &expected[i], sizeof(float)) != 0)
-            fail_msg("round %u: %zu of %zu: %a, not %a (%u tokens, %u slots, %u rows, %u cols)", round, i, found.size(),
-                     (double)found[i], (double)expected[i], s.num_tokens, s.top_k, s.rows, s.cols);
+            fail_msg("round %u: %zu of %zu: %a, not %a (%s, %u tokens, %u slots, %u rows, %u cols)", round, i,
+                     found.size(), (double)found[i], (double)expected[i], format.name, s.num_tokens, s.top_k, s.rows,
+                     s.cols);
 }
 
 static void test_same_bits(void **)
@@ -205,7 +253,8 @@ static void test_same_bits(void **)
 static int set_up(void **)
 {
     moe_emulate_reset();
-    OK(moe_cuda_weights_bf16.load(227 * 1024));
+    for (const struct moe_cuda_weights *format : formats)
+        OK(format->load(227 * 1024));
     return 0;
 }
 
