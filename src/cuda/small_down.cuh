@@ -6,12 +6,12 @@
 // multiprocessors are 128 blocks of 16, 2880 are 131 of 22, in two tiles of 11. So the sum over a token's experts stays
 // in the block. In a tile each (matrix, accumulator) is a chain of units (call.h); warp w takes chains w, w + warps,
 // ..., counted through all tiles, by a ring as in small.cuh, which runs ahead into the next tile. What a chain gives
-// goes to shared memory, by place; when all of a tile are there, a thread for each token and row adds accumulators, then
-// slots, and writes out. Meanwhile the others go on with the next tile.
+// goes to shared memory, by place; when all of a tile are there, a thread for each token and row adds accumulators,
+// then slots, and writes out. Meanwhile the others go on with the next tile.
 //
-// Bytes: of 8 matrices of 768 columns a block reads 24 units of 16 rows, 8 KB each in bf16, 2 KB in 4 bits, and 12 KB of
-// h; 16 warps have one or two units each, and all of the first under way at once. Beside the units' own instructions
-// there are some 200 cycles for the finish of a tile: 3 to 8 accumulators of up to 8 slots, from shared memory.
+// Bytes: of 8 matrices of 768 columns a block reads 24 units of 16 rows, 8 KB each in bf16, 2 KB in 4 bits, and 12 KB
+// of h; 16 warps have one or two units each, the first all under way at once. Cycles beside the units' own: a barrier
+// and the finish of each tile, 3 to 8 accumulators of up to 8 slots from shared memory.
 #ifndef MOE_CUDA_SMALL_DOWN_CUH
 #define MOE_CUDA_SMALL_DOWN_CUH
 
