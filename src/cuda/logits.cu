@@ -307,7 +307,8 @@ extern "C" cudaError_t moe_logits_launch(const struct moe_cuda_routing *r, cudaS
 {
     const size_t unit = r->router_x.format == MOE_FORMAT_F32 ? 16 : 8;
     struct moe_logits_params params = {*r, 0, false};
-    params.vectors = r->hidden_size % LANE_COLS == 0 && (uintptr_t)r->router_x.data % unit == 0 && (r->router_x.stride % unit == 0 || r->num_tokens == 1);
+    params.vectors = r->hidden_size % LANE_COLS == 0 && (uintptr_t)r->router_x.data % unit == 0 &&
+                     (r->router_x.stride % unit == 0 || r->num_tokens == 1);
     return r->router.matrix_format == MOE_FORMAT_F32
                ? moe_logits_launch_as<MOE_FORMAT_F32>(params, stream, overlap)
                : moe_logits_launch_as<MOE_FORMAT_BF16>(params, stream, overlap);

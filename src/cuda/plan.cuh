@@ -94,8 +94,8 @@ MOE_DEVICE void moe_plan_sync(uint32_t num_pairs)
         moe_barrier(MOE_PLAN_BARRIER, (num_pairs + 31) & ~31u);
 }
 
-/* At least num_pairs threads of a block, whole warps, call it; p counts them from 0, and thread p has the matrix of pair
- * p. out may be shared or global memory; what is in it can be seen after the block's next barrier. */
+/* At least num_pairs threads of a block, whole warps, call it; p counts them from 0, and thread p has the matrix of
+ * pair p. out may be shared or global memory; what is in it can be seen after the block's next barrier. */
 MOE_DEVICE void moe_plan_pairs(const struct moe_plan_out &out, struct moe_plan_shared *shared, uint32_t num_pairs,
                                uint32_t p, int32_t matrix)
 {

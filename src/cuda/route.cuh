@@ -473,7 +473,9 @@ MOE_DEVICE struct moe_route_chosen moe_route_token(const struct moe_cuda_routing
         moe_route_choose_all(r, team);
     else if (team.part == 0)
         for (uint32_t k = team.lane; k < r.top_k; k += 32)
-            team.ids[k] = result.row == MOE_ROUTE_EMPTY ? -1 : result.row == MOE_ROUTE_NONFINITE ? (int32_t)k : chosen[k];
+            team.ids[k] = result.row == MOE_ROUTE_EMPTY       ? -1
+                          : result.row == MOE_ROUTE_NONFINITE ? (int32_t)k
+                                                              : chosen[k];
     return result;
 }
 
