@@ -47,6 +47,8 @@ struct call {
     float *expert_x;              /* latent: [num_tokens, width], x of the experts */
     float *sums;                  /* latent: [num_tokens, width], sums over slots */
     float *normed;                /* with out_norm: [num_tokens, hidden_size] */
+
+    struct moe_cuda_product down; /* the experts' */
 };
 
 /* ---- workspace ---- */
@@ -206,12 +208,16 @@ static void route(struct call *call)
     go_on(call, moe_cuda_route(r, call->ctx->stream, call->begun));
 }
 
+static void set_device(const struct call *call, struct moe_cuda_product *product)
+{
+    product->multiprocessors = (uint32_t)call->layer->device->num_sms;
+    product->shared_bytes = (uint32_t)call->layer->device->shared_per_block;
+}
+
 /* One product of a set, for pairs or for all tokens. */
 static void multiply(struct call *call, const struct moe_cuda_weights *weights, struct moe_cuda_product *product)
 {
-    const struct moe_cuda *device = call->layer->device;
-    product->multiprocessors = (uint32_t)device->num_sms;
-    product->shared_bytes = (uint32_t)device->shared_per_block;
+    set_device(call, product);
     moe_cuda_product_fn *run = weights->large != NULL && moe_cuda_prefers_large(product) ? weights->large
                                                                                          : weights->small;
     if (call->error == cudaSuccess)
@@ -230,12 +236,18 @@ static void multiply_up(struct call *call, const struct moe_cuda_set *set, const
 }
 
 /* y = stack * rows, rows by place */
+static struct moe_cuda_product plain_product(const struct moe_cuda_stack *stack, const struct moe_cuda_pairs *pairs,
+                                             const uint16_t *x, size_t x_stride, float *y)
+{
+    return (struct moe_cuda_product){.up = *stack, .pairs = *pairs, .x = x, .x_stride = x_stride, .y = y,
+                                     .y_stride = stack->rows};
+}
+
 static void multiply_plain(struct call *call, const struct moe_cuda_stack *stack,
                            const struct moe_cuda_weights *weights, const struct moe_cuda_pairs *pairs,
                            const uint16_t *x, size_t x_stride, float *y)
 {
-    struct moe_cuda_product product = {.up = *stack, .pairs = *pairs, .x = x, .x_stride = x_stride, .y = y,
-                                       .y_stride = stack->rows};
+    struct moe_cuda_product product = plain_product(stack, pairs, x, x_stride, y);
     multiply(call, weights, &product);
 }
 
@@ -299,6 +311,17 @@ static void prepare_inputs(struct call *call)
     prepare(call, &of_latent);
 }
 
+/* Whether down of the experts and the sum over slots are one launch. It takes eight pairs of a matrix, which ids of the
+ * caller, or a map of several ids to one matrix, may exceed. */
+static bool sums_in_down(const struct call *call)
+{
+    const struct moe_layer_io *io = call->io;
+    bool distinct = io->ids.base == NULL && io->expert_map.base == NULL;
+    return call->mode == FORWARD && !(io->flags & MOE_OUT_PAIRS) && call->layer->experts.out->down != NULL &&
+           call->num_pairs <= MOE_DOWN_PAIRS && call->num_tokens <= MOE_DOWN_TOKENS &&
+           (distinct || call->num_pairs <= MOE_DOWN_TOKENS);
+}
+
 static void run_experts(struct call *call)
 {
     const struct moe_cuda_layer *layer = call->layer;
@@ -307,8 +330,9 @@ static void run_experts(struct call *call)
                                    r->num_matrices, (uint32_t)call->num_tokens};
     multiply_up(call, &layer->experts, &call->experts, &pairs,
                 call->desc->weight_on_input ? 1 : (uint32_t)call->io->top_k);
-    multiply_plain(call, &layer->experts.down, layer->experts.out, &pairs, call->experts.h, call->experts.h_stride,
-                   call->experts.y);
+    call->down = plain_product(&layer->experts.down, &pairs, call->experts.h, call->experts.h_stride, call->experts.y);
+    if (!sums_in_down(call))
+        multiply(call, layer->experts.out, &call->down);
 }
 
 static void run_shared(struct call *call)
@@ -327,10 +351,17 @@ static void run_shared(struct call *call)
 
 /* ---- the end of a forward or a combine ---- */
 
-static void combine(struct call *call, const struct moe_cuda_combine *what)
+/* out, or the sums of latent experts. Takes the experts' down with it where that is one launch. */
+static void combine(struct call *call, const struct moe_cuda_combine *what, bool of_experts)
 {
-    if (call->error == cudaSuccess)
+    if (call->error != cudaSuccess)
+        return;
+    if (of_experts && sums_in_down(call)) {
+        set_device(call, &call->down);
+        go_on(call, call->layer->experts.out->down(&call->down, what, call->ctx->stream, call->begun));
+    } else {
         go_on(call, moe_cuda_combine(what, call->ctx->stream, call->begun));
+    }
 }
 
 /* The sum over slots of what the experts, or the caller, gave. */
@@ -372,7 +403,7 @@ static struct moe_cuda_combine leave_latent(struct call *call)
     size_t width = layer->experts.hidden_size;
     struct moe_cuda_combine sum = sum_of_slots(call);
     sum.out = f32_rows(call->sums, width);
-    combine(call, &sum);
+    combine(call, &sum, true);
     struct moe_cuda_pairs all = every_token(call);
     struct moe_cuda_prepare of_sums = prepare_of(call, f32_rows(call->sums, width), width);
     of_sums.outputs[0] = (struct moe_cuda_prepared){call->latent.h, call->latent.h_stride, layer->latent.out->order,
@@ -405,12 +436,12 @@ static void finish(struct call *call)
         sum = sum_of_slots(call);
         sum.out = rows_of(&call->io->out);
         sum.out_pairs = true;
-        combine(call, &sum);
+        combine(call, &sum, true);
         return;
     }
     sum = desc->latent != NULL ? leave_latent(call) : sum_of_slots(call);
     add_rest(call, &sum);
-    combine(call, &sum);
+    combine(call, &sum, desc->latent == NULL);
     if (desc->out_norm == NULL)
         return;
     struct moe_cuda_norm norm = {.x = call->normed, .x_stride = desc->hidden_size,
