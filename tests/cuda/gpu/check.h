@@ -45,8 +45,10 @@ struct gpu {
 /* One line on stdout; counts. */
 CHECK_PRINTF(3, 4) void check_line(struct gpu *gpu, bool passed, const char *text, ...);
 CHECK_PRINTF(2, 3) void check_skip(struct gpu *gpu, const char *text, ...);
-/* A failed line, and out of the check; what it holds is left behind. */
+/* A failed line, and out of the check, or of the part of it that check_part runs; what it holds is left behind. */
 CHECK_PRINTF(2, 3) _Noreturn void check_stop(struct gpu *gpu, const char *text, ...);
+/* part(gpu, arg); where it stops, the check goes on behind it, on a new context. */
+void check_part(struct gpu *gpu, void (*part)(struct gpu *gpu, const void *arg), const void *arg);
 void check_ok(struct gpu *gpu, enum moe_status status, const char *what);
 void check_cuda(struct gpu *gpu, cudaError_t error, const char *what);
 
@@ -90,10 +92,12 @@ void gpu_sync(struct gpu *gpu);
 
 struct gpu_graph {
     cudaGraphExec_t exec;
-    size_t num_nodes;
+    size_t num_nodes, num_memory;    /* num_memory: of them, nodes that allocate or free */
 };
 void gpu_capture_begin(struct gpu *gpu);
 void gpu_capture_end(struct gpu *gpu, struct gpu_graph *graph);
+/* End a capture that a check has left behind, and begin with a new context. */
+void gpu_recover(struct gpu *gpu);
 void gpu_graph_launch(struct gpu *gpu, const struct gpu_graph *graph);
 void gpu_graph_free(struct gpu_graph *graph);
 
@@ -202,8 +206,9 @@ void call_run(struct gpu *gpu, struct call *call, void *out);
 size_t call_out_bytes(const struct call *call);
 void call_out(struct gpu *gpu, const struct call *call, void *out);
 
-/* out[i] of tokens rows[i], by the definition. ids and weights as for the call. */
+/* out[i] of tokens rows[i], by the definition; rounded: what gate and up take, and what down takes, rounded to bf16.
+ * ids and weights as for the call. */
 void reference_rows(struct gpu *gpu, const struct subject *subject, double *out, const float *x, const int32_t *ids,
-                    const float *weights, const size_t *rows, size_t num_rows);
+                    const float *weights, const size_t *rows, size_t num_rows, bool rounded);
 
 #endif

@@ -111,8 +111,15 @@ static void define(const struct axes *axes, const struct subject *subject, const
     free(wide);
 }
 
-static void check_one(struct gpu *gpu, const struct axes *axes, const char *scheme)
+struct part {
+    const struct axes *axes;
+    const char *scheme;
+};
+
+static void check_one(struct gpu *gpu, const void *arg)
 {
+    const struct axes *axes = ((const struct part *)arg)->axes;
+    const char *scheme = ((const struct part *)arg)->scheme;
     struct rng rng = {41};
     struct extras extras;
     struct subject subject;
@@ -163,8 +170,8 @@ void check_axes(struct gpu *gpu)
         {.name = "latent experts, both norms, scales", .latent = true, .norms = true, .scales = true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        check_one(gpu, &cases[i], "bf16");
+        check_part(gpu, check_one, &(struct part){&cases[i], "bf16"});
         if (!gpu->quick)
-            check_one(gpu, &cases[i], "q8_0");
+            check_part(gpu, check_one, &(struct part){&cases[i], "q8_0"});
     }
 }

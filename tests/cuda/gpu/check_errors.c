@@ -45,8 +45,8 @@ static void check_memory(struct gpu *gpu, struct call *call, const unsigned char
         enum moe_status status = moe_mem_alloc(gpu->backend, sizes[i], &view);
         if (status == MOE_OK)
             moe_mem_free(gpu->backend, &view);
-        check_line(gpu, status == MOE_ERR_MEMORY && works(gpu, call, expected), "%zu bytes: %s, then a forward", sizes[i],
-                   moe_status_text(status));
+        check_line(gpu, status == MOE_ERR_MEMORY && works(gpu, call, expected), "%zu bytes: %s, then a forward",
+                   sizes[i], moe_status_text(status));
     }
     call->io.workspace.size -= 1;
     enum moe_status status = moe_layer_forward(gpu->ctx, call->subject->layer, &call->io);
@@ -73,7 +73,8 @@ static void check_device(struct gpu *gpu, struct call *call, const unsigned char
         check_skip(gpu, "there is one device: none can be wrong");
 }
 
-/* Contexts, the layer and its experts go in any order that rule 4 allows, with a forward under way. */
+/* The context, the layer and its experts go in any order that rule 4 allows; the context with a forward under way, the
+ * others once nothing uses them. */
 static void check_orders(struct gpu *gpu)
 {
     static const char *const orders[] = {"xle", "lxe", "lex"};    /* context, layer, experts */
@@ -97,6 +98,8 @@ static void check_orders(struct gpu *gpu)
         call_set(&own, &call, NUM_TOKENS, x, ids, weights, NULL);
         call_forward(&own, &call);
         for (const char *at = orders[i]; *at != '\0'; at++) {
+            if (own.cuda && *at != 'x')
+                check_cuda(gpu, cudaStreamSynchronize(own.stream), "cudaStreamSynchronize");
             if (*at == 'x') {
                 moe_context_destroy(own.ctx);
             } else if (*at == 'l') {

@@ -30,7 +30,7 @@ static void free_inputs(struct inputs *in)
     free(in->logits);
 }
 
-/* Kinds of routing in turn: random; all tokens to one expert; some ids out of range; each token another expert; none. */
+/* Kinds of routing in turn: random; all tokens to one expert; some ids out of range; each token another; none. */
 static void change_inputs(struct inputs *in, struct rng *rng, size_t round)
 {
     size_t num_pairs = MOST_TOKENS * shape.top_k;
@@ -69,8 +69,21 @@ static void capture(struct gpu *gpu, struct call *calls, size_t count, struct gp
 
 /* ---- one layer ---- */
 
-static void check_replays(struct gpu *gpu, const char *name, size_t num_tokens, bool routes, enum moe_format format)
+struct part {
+    const char *name;
+    size_t num_tokens;
+    bool routes;
+    enum moe_format format;
+    bool quick;
+};
+
+static void check_replays(struct gpu *gpu, const void *arg)
 {
+    const struct part *part = arg;
+    const char *name = part->name;
+    size_t num_tokens = part->num_tokens;
+    bool routes = part->routes;
+    enum moe_format format = part->format;
     size_t rounds = gpu->quick ? 20 : 1000, unlike = 0, stale = 0;
     struct rng rng = {43 + num_tokens};
     struct moe_routing routing;
@@ -108,7 +121,7 @@ static void check_replays(struct gpu *gpu, const char *name, size_t num_tokens, 
     }
     bool guarded = gpu_guard(gpu, &captured.workspace) && gpu_guard(gpu, &captured.out);
     check_line(gpu, unlike == 0 && stale == 0 && guarded,
-               "%s, %zu tokens, %s, x and out %s: %zu nodes; of %zu replays %zu unlike the call, %zu like the last replay%s",
+               "%s, %zu tokens, %s, x and out %s, %zu nodes: of %zu replays %zu unlike calls, %zu like the last%s",
                name, num_tokens, routes ? "logits given" : "ids given", moe_format_info(format)->name, graph.num_nodes,
                rounds, unlike, stale, guarded ? "" : "; bytes behind a buffer changed");
     gpu_graph_free(&graph);
@@ -124,7 +137,7 @@ static void check_replays(struct gpu *gpu, const char *name, size_t num_tokens, 
 /* ---- layers in one graph ---- */
 
 /* Three layers, each taking what the last one gave, share one workspace. */
-static void check_layers(struct gpu *gpu)
+static void check_layers(struct gpu *gpu, const void *arg)
 {
     enum { LAYERS = 3, TOKENS = 5 };
     static const char *const names[LAYERS] = {"bf16", "q8_0", "mxfp4"};
@@ -134,6 +147,7 @@ static void check_layers(struct gpu *gpu)
     struct call calls[LAYERS];
     struct inputs in;
     struct gpu_graph graph = {0};
+    (void)arg;
     make_inputs(&in);
     change_inputs(&in, &rng, 0);
     size_t largest = 0;
@@ -166,7 +180,7 @@ static void check_layers(struct gpu *gpu)
         change_inputs(&in, &rng, round);
         gpu_write(gpu, &calls[0].io.ids, in.ids, TOKENS * shape.top_k * sizeof *in.ids);
     }
-    check_line(gpu, unlike == 0, "%d layers in one graph, one workspace: %zu nodes; %zu of %zu replays unlike the calls",
+    check_line(gpu, unlike == 0, "%d layers in one graph, one workspace, %zu nodes: %zu of %zu replays unlike calls",
                LAYERS, graph.num_nodes, unlike, rounds);
     gpu_graph_free(&graph);
     free(expected);
@@ -180,7 +194,7 @@ static void check_layers(struct gpu *gpu)
 
 /* ---- a graph for each number of tokens ---- */
 
-static void check_sizes(struct gpu *gpu)
+static void check_sizes(struct gpu *gpu, const void *arg)
 {
     size_t sizes = gpu->quick ? 4 : MOST_TOKENS, rounds = gpu->quick ? 8 : 300, unlike = 0;
     struct rng rng = {53};
@@ -189,6 +203,7 @@ static void check_sizes(struct gpu *gpu)
     struct inputs in;
     struct gpu_graph graphs[MOST_TOKENS] = {{0}};
     struct subject_spec spec = {.shape = shape, .in = scheme_find("bf16"), .down = scheme_find("bf16")};
+    (void)arg;
     subject_init(gpu, &subject, &rng, &spec);
     call_init(gpu, &eager, &subject, MOST_TOKENS, MOE_FORMAT_BF16, MOE_FORMAT_F32, FROM_IDS);
     call_init(gpu, &captured, &subject, MOST_TOKENS, MOE_FORMAT_BF16, MOE_FORMAT_F32, FROM_IDS);
@@ -219,7 +234,7 @@ static void check_sizes(struct gpu *gpu)
                 break;
             }
     }
-    check_line(gpu, unlike == 0, "a graph for each of 1 to %zu tokens, one workspace: %zu of %zu replays unlike the call",
+    check_line(gpu, unlike == 0, "a graph for each of 1 to %zu tokens, one workspace: %zu of %zu replays unlike calls",
                sizes, unlike, rounds);
     for (size_t i = 0; i < MOST_TOKENS; i++)
         gpu_graph_free(&graphs[i]);
@@ -245,7 +260,7 @@ static struct gpu second(struct gpu *gpu)
     return other;
 }
 
-static void check_streams(struct gpu *gpu)
+static void check_streams(struct gpu *gpu, const void *arg)
 {
     enum { STREAMS = 2, TOKENS = 9 };
     size_t rounds = gpu->quick ? 5 : 100, burst = 20, unlike = 0;
@@ -257,6 +272,7 @@ static void check_streams(struct gpu *gpu)
     struct gpu_graph graphs[STREAMS] = {{0}};
     unsigned char *expected[STREAMS], *out;
     struct subject_spec spec = {.shape = shape, .in = scheme_find("q8_0"), .down = scheme_find("bf16")};
+    (void)arg;
     subject_init(gpu, &subject, &rng, &spec);
     make_inputs(&in);
     for (size_t i = 0; i < STREAMS; i++) {
@@ -301,17 +317,16 @@ static void check_streams(struct gpu *gpu)
 
 void check_graphs(struct gpu *gpu)
 {
-    check_replays(gpu, "bf16", 1, false, MOE_FORMAT_BF16);
-    check_replays(gpu, "q8_0", 7, true, MOE_FORMAT_F32);
-    if (!gpu->quick) {
-        check_replays(gpu, "bf16", 24, true, MOE_FORMAT_BF16);
-        check_replays(gpu, "q4_k", 8, false, MOE_FORMAT_BF16);
-        check_replays(gpu, "mxfp4", 1, true, MOE_FORMAT_F16);
-        check_replays(gpu, "fp8_128x128", 8, false, MOE_FORMAT_BF16);
-        check_replays(gpu, "int4_g128", 3, false, MOE_FORMAT_BF16);
-        check_replays(gpu, "iq2_xs", 2, false, MOE_FORMAT_BF16);
-    }
-    check_layers(gpu);
-    check_sizes(gpu);
-    check_streams(gpu);
+    static const struct part parts[] = {
+        {"bf16", 1, false, MOE_FORMAT_BF16, true},  {"q8_0", 7, true, MOE_FORMAT_F32, true},
+        {"bf16", 24, true, MOE_FORMAT_BF16, false}, {"q4_k", 8, false, MOE_FORMAT_BF16, false},
+        {"mxfp4", 1, true, MOE_FORMAT_F16, false},  {"fp8_128x128", 8, false, MOE_FORMAT_BF16, false},
+        {"int4_g128", 3, false, MOE_FORMAT_BF16, false}, {"iq2_xs", 2, false, MOE_FORMAT_BF16, false},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (!gpu->quick || parts[i].quick)
+            check_part(gpu, check_replays, &parts[i]);
+    check_part(gpu, check_layers, NULL);
+    check_part(gpu, check_sizes, NULL);
+    check_part(gpu, check_streams, NULL);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Calls whose arrays have more than 2^31 values: the intermediate activations, num_tokens * top_k * 2 * intermediate_size,
-// and the pairs' outputs, num_tokens * top_k * hidden_size. A sample of tokens against the same tokens alone.
+// Calls whose arrays have more than 2^31 values: the intermediate activations, num_tokens * top_k * 2 *
+// intermediate_size, and the pairs' outputs, num_tokens * top_k * hidden_size. A sample of tokens against few at once.
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +47,8 @@ static void check_size(struct gpu *gpu, const struct shape *shape, const char *s
     struct subject_spec spec = {.shape = *shape, .in = scheme_find(scheme), .down = scheme_find(scheme),
                                 .flags = MOE_LAYER_BATCH_INVARIANT};
     subject_init(gpu, &subject, &rng, &spec);
-    float *x = host_alloc(DISTINCT * shape->hidden_size, sizeof *x), *weights = host_alloc(DISTINCT * pairs, sizeof *weights);
+    float *x = host_alloc(DISTINCT * shape->hidden_size, sizeof *x);
+    float *weights = host_alloc(DISTINCT * pairs, sizeof *weights);
     int32_t *ids = host_alloc(DISTINCT * pairs, sizeof *ids);
     unsigned char *alone = host_alloc(DISTINCT, row), *rows = host_alloc(DISTINCT, row);
     rng_values(&rng, x, DISTINCT * shape->hidden_size, 1, MOE_FORMAT_BF16);
@@ -70,8 +71,8 @@ static void check_size(struct gpu *gpu, const struct shape *shape, const char *s
     size_t unlike = count_unlike(gpu, &call, alone, row, num_tokens, &rng);
     bool guarded = gpu_guard(gpu, &call.workspace) && gpu_guard(gpu, &call.out);
     check_line(gpu, unlike == 0 && guarded,
-               "%s, %zu tokens, %zu x %zu, top %zu, %.2f x 2^31 values of activations, %.2f x 2^31 of outputs: %zu of %d "
-               "rows unlike those of 7 tokens%s", scheme, num_tokens, shape->hidden_size, shape->intermediate_size,
+               "%s, %zu tokens, %zu x %zu, top %zu, %.2f x 2^31 values of activations, %.2f x 2^31 of outputs: %zu of "
+               "%d rows unlike those of 7 tokens%s", scheme, num_tokens, shape->hidden_size, shape->intermediate_size,
                pairs, (double)num_tokens * (double)(2 * pairs * shape->intermediate_size) / 0x1p31,
                (double)num_tokens * (double)(pairs * shape->hidden_size) / 0x1p31, unlike, SAMPLES,
                guarded ? "" : "; bytes behind a buffer changed");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Routing on the device, from logits and by the layer's router, against the definition: the same ids, and weights within
-// two units in the last place of f32.
+// Routing on the device, from logits and by the layer's router, against the definition: the same ids, and weights
+// within two units in the last place of f32.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +95,8 @@ static void check_one(struct gpu *gpu, const char *name, const struct moe_routin
     subject_init(gpu, &subject, &rng, &spec);
     call_init(gpu, &call, &subject, NUM_TOKENS, MOE_FORMAT_F32, MOE_FORMAT_F32,
               with_router ? FROM_ROUTER : FROM_LOGITS);
-    float *x = host_alloc(NUM_TOKENS * HIDDEN, sizeof *x), *logits = host_alloc(NUM_TOKENS * NUM_EXPERTS, sizeof *logits);
+    float *x = host_alloc(NUM_TOKENS * HIDDEN, sizeof *x);
+    float *logits = host_alloc(NUM_TOKENS * NUM_EXPERTS, sizeof *logits);
     float *out = host_alloc(NUM_TOKENS * HIDDEN, sizeof *out);
     double *exact = host_alloc(NUM_TOKENS * NUM_EXPERTS, sizeof *exact);
     int64_t tokens[NUM_TOKENS];
@@ -164,7 +165,8 @@ void check_routing(struct gpu *gpu)
         struct moe_routing routing;
         bool router;
     } cases[] = {{"softmax", base, true}, {"softmax, renormalised", base, true}, {"softmax of the chosen", base, true},
-                 {"sigmoid, bias, 4 groups of the two best", base, true}, {"sigmoid, 8 groups of the best", base, false},
+                 {"sigmoid, bias, 4 groups of the two best", base, true},
+                 {"sigmoid, 8 groups of the best", base, false},
                  {"sqrt of softplus, p-norm", base, false}, {"logit, softcap", base, false},
                  {"sparsemixer", base, false}, {"always chosen", base, false}, {"scales of experts", base, false},
                  {"hash table", base, false}, {"norm of the router's input", base, true}};

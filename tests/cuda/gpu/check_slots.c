@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What becomes of slots: ids out of range, expert_map, live_tokens, counts, returned ids and weights, MOE_OUT_PAIRS with
-// moe_layer_combine, MOE_ACCUMULATE, ids of 64 bits; against the definition.
+// What becomes of slots: ids out of range, expert_map, live_tokens, counts, returned ids and weights, MOE_OUT_PAIRS
+// with moe_layer_combine, MOE_ACCUMULATE, ids of 64 bits; against the definition.
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +65,8 @@ static void check_call(struct gpu *gpu, const struct subject *subject, struct ca
     struct moe_stats stats = {.struct_size = sizeof stats};
     struct moe_layer_io *io = &call->io;
     call_set(gpu, call, NUM_TOKENS, data->x, data->ids, data->weights, NULL);
-    struct moe_view views[] = {gpu_alloc(gpu, sizeof map, MOE_FORMAT_I32), gpu_alloc(gpu, sizeof num_live, MOE_FORMAT_I32),
+    struct moe_view views[] = {gpu_alloc(gpu, sizeof map, MOE_FORMAT_I32),
+                               gpu_alloc(gpu, sizeof num_live, MOE_FORMAT_I32),
                                gpu_alloc(gpu, sizeof out_ids, MOE_FORMAT_I32),
                                gpu_alloc(gpu, sizeof out_weights, MOE_FORMAT_F32),
                                gpu_alloc(gpu, sizeof counts, MOE_FORMAT_I64)};
@@ -125,7 +126,7 @@ static void check_pairs(struct gpu *gpu, struct call *call, struct data *data)
     gpu_poison(gpu, &io->out);
     check_ok(gpu, moe_layer_combine(gpu->ctx, call->subject->layer, &halves), "moe_layer_combine");
     call_out(gpu, call, out);
-    check_line(gpu, memcmp(out, data->out, sizeof out) == 0, "MOE_OUT_PAIRS, then moe_layer_combine: the forward's bits");
+    check_line(gpu, memcmp(out, data->out, sizeof out) == 0, "MOE_OUT_PAIRS, then combine: the bits of the forward");
     float start[NUM_TOKENS * HIDDEN];
     size_t bad = 0;
     for (size_t i = 0; i < NUM_TOKENS * HIDDEN; i++)

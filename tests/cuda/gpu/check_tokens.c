@@ -7,8 +7,17 @@
 
 static const struct shape shape = {256, 320, 8, 2};
 
-static void check_scheme(struct gpu *gpu, const char *name, enum moe_format out_format)
+struct part {
+    const char *name;
+    enum moe_format out_format;
+    bool quick;
+};
+
+static void check_scheme(struct gpu *gpu, const void *arg)
 {
+    const struct part *part = arg;
+    const char *name = part->name;
+    enum moe_format out_format = part->out_format;
     size_t most = gpu->quick ? 20 : 300, hidden_size = shape.hidden_size, top_k = shape.top_k, unlike = 0, first = 0;
     struct rng rng = {11};
     struct subject subject;
@@ -47,12 +56,12 @@ static void check_scheme(struct gpu *gpu, const char *name, enum moe_format out_
 
 void check_tokens(struct gpu *gpu)
 {
-    check_scheme(gpu, "bf16", MOE_FORMAT_BF16);
-    check_scheme(gpu, "q4_k", MOE_FORMAT_F32);
-    if (gpu->quick)
-        return;
-    check_scheme(gpu, "q8_0", MOE_FORMAT_F16);
-    check_scheme(gpu, "mxfp4", MOE_FORMAT_F32);
-    check_scheme(gpu, "fp8_128x128", MOE_FORMAT_F32);
-    check_scheme(gpu, "int4_g128", MOE_FORMAT_F32);
+    static const struct part parts[] = {
+        {"bf16", MOE_FORMAT_BF16, true},         {"q4_k", MOE_FORMAT_F32, true},
+        {"q8_0", MOE_FORMAT_F16, false},         {"mxfp4", MOE_FORMAT_F32, false},
+        {"fp8_128x128", MOE_FORMAT_F32, false},  {"int4_g128", MOE_FORMAT_F32, false},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (!gpu->quick || parts[i].quick)
+            check_part(gpu, check_scheme, &parts[i]);
 }

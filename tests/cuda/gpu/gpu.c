@@ -8,17 +8,18 @@
 
 enum { GUARD_BYTES = 256, GUARD = 0x5a, CHUNK = 1 << 20 };
 
-/* A build that has the backend in the program opens it by its table: the emulated one, for tests without a GPU. */
-#ifdef CHECK_BACKEND_OPS
+/* A build that has the backend in the program opens it by its table, an expression: for tests without a GPU. */
+#ifdef CHECK_BACKEND
 #include "moe/backend.h"
-extern const struct moe_backend_ops CHECK_BACKEND_OPS;
+extern const struct moe_backend_ops moe_cuda_ops;
+const struct moe_backend_ops *check_double(void);
 #endif
 
 enum moe_status gpu_backend_open(const char *name, struct moe_backend **out, struct moe_error *error)
 {
-#ifdef CHECK_BACKEND_OPS
-    if (strncmp(name, "cuda", 4) == 0)
-        return moe_backend_open_ops(&CHECK_BACKEND_OPS, name[4] == ':' ? name + 5 : NULL, NULL, out, error);
+#ifdef CHECK_BACKEND
+    if (strcmp(name, "cuda") == 0 || strncmp(name, "cuda:", 5) == 0)
+        return moe_backend_open_ops(CHECK_BACKEND, name[4] == ':' ? name + 5 : NULL, NULL, out, error);
 #endif
     return moe_backend_open(name, NULL, out, error);
 }
@@ -67,7 +68,8 @@ void gpu_close(struct gpu *gpu)
 static void fill(struct gpu *gpu, const struct moe_view *view, size_t size, unsigned char value)
 {
     if (gpu->cuda) {
-        check_cuda(gpu, cudaMemsetAsync((char *)view->base + view->offset, value, size, gpu->stream), "cudaMemsetAsync");
+        void *at = (char *)view->base + view->offset;
+        check_cuda(gpu, cudaMemsetAsync(at, value, size, gpu->stream), "cudaMemsetAsync");
         return;
     }
     unsigned char *bytes = host_alloc(CHUNK, 1);
@@ -151,11 +153,45 @@ void gpu_capture_begin(struct gpu *gpu)
     check_cuda(gpu, cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
 }
 
+/* cudaMallocAsync and cudaFreeAsync under capture become nodes, of types 10 and 11. */
+static void count_memory_nodes(struct gpu *gpu, struct gpu_graph *out, cudaGraph_t graph)
+{
+    cudaGraphNode_t *nodes = host_alloc(out->num_nodes, sizeof *nodes);
+    out->num_memory = 0;
+    check_cuda(gpu, cudaGraphGetNodes(graph, nodes, &out->num_nodes), "cudaGraphGetNodes");
+    for (size_t i = 0; i < out->num_nodes; i++) {
+        enum cudaGraphNodeType type;
+        check_cuda(gpu, cudaGraphNodeGetType(nodes[i], &type), "cudaGraphNodeGetType");
+        out->num_memory += (int)type == 10 || (int)type == 11;
+    }
+    free(nodes);
+}
+
+void gpu_recover(struct gpu *gpu)
+{
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cudaGraph_t graph = NULL;
+    if (gpu->cuda && cudaStreamIsCapturing(gpu->stream, &status) == cudaSuccess &&
+        status != cudaStreamCaptureStatusNone)
+        cudaStreamEndCapture(gpu->stream, &graph);
+    if (graph != NULL)
+        cudaGraphDestroy(graph);
+    moe_context_destroy(gpu->ctx);
+    gpu->ctx = NULL;
+    if (moe_context_create(gpu->backend, NULL, &gpu->ctx, NULL) != MOE_OK)
+        return;
+    if (gpu->cuda) {
+        cudaGetLastError();
+        moe_context_set_stream(gpu->ctx, gpu->stream);
+    }
+}
+
 void gpu_capture_end(struct gpu *gpu, struct gpu_graph *out)
 {
     cudaGraph_t graph = NULL;
     check_cuda(gpu, cudaStreamEndCapture(gpu->stream, &graph), "cudaStreamEndCapture");
     check_cuda(gpu, cudaGraphGetNodes(graph, NULL, &out->num_nodes), "cudaGraphGetNodes");
+    count_memory_nodes(gpu, out, graph);
     check_cuda(gpu, cudaGraphInstantiate(&out->exec, graph, 0), "cudaGraphInstantiate");
     check_cuda(gpu, cudaGraphDestroy(graph), "cudaGraphDestroy");
 }

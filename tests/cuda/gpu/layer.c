@@ -200,8 +200,14 @@ struct reference {
     const int32_t *ids;
     const size_t *rows;
     size_t num_rows;
+    bool rounded;
     double *pairs;          /* [num_rows, top_k, hidden_size] */
 };
+
+static double round_if(bool rounded, double value)
+{
+    return rounded ? moe_ref_round(MOE_FORMAT_BF16, value) : value;
+}
 
 /* All pairs of expert e. */
 static void run_expert(void *arg, size_t e)
@@ -223,21 +229,21 @@ static void run_expert(void *arg, size_t e)
             moe_ref_matrix(down, p->down, hidden_size, n, e);
         }
         for (size_t c = 0; c < hidden_size; c++)
-            x[c] = ref->x[row * hidden_size + c];
+            x[c] = round_if(ref->rounded, ref->x[row * hidden_size + c]);
         moe_ref_linear(g, NULL, gate, NULL, x, n, hidden_size);
         moe_ref_linear(u, NULL, up, NULL, x, n, hidden_size);
         for (size_t c = 0; c < n; c++)
-            g[c] = moe_ref_glu(p->act, g[c], u[c], true);
+            g[c] = round_if(ref->rounded, moe_ref_glu(p->act, g[c], u[c], true));
         moe_ref_linear(ref->pairs + i * hidden_size, NULL, down, NULL, g, hidden_size, n);
     }
     free(memory);
 }
 
 void reference_rows(struct gpu *gpu, const struct subject *subject, double *out, const float *x, const int32_t *ids,
-                    const float *weights, const size_t *rows, size_t num_rows)
+                    const float *weights, const size_t *rows, size_t num_rows, bool rounded)
 {
     size_t hidden_size = subject->shape.hidden_size, top_k = subject->shape.top_k;
-    struct reference ref = {subject, x, weights, ids, rows, num_rows, NULL};
+    struct reference ref = {subject, x, weights, ids, rows, num_rows, rounded, NULL};
     ref.pairs = host_alloc(num_rows * top_k * hidden_size, sizeof *ref.pairs);
     run_parallel(gpu->threads, subject->shape.num_experts, run_expert, &ref);
     memset(out, 0, num_rows * hidden_size * sizeof *out);

@@ -69,6 +69,17 @@ void check_stop(struct gpu *gpu, const char *text, ...)
     longjmp(gpu->stop, 1);
 }
 
+void check_part(struct gpu *gpu, void (*part)(struct gpu *gpu, const void *arg), const void *arg)
+{
+    jmp_buf outer;
+    memcpy(&outer, &gpu->stop, sizeof outer);
+    if (setjmp(gpu->stop) == 0)
+        part(gpu, arg);
+    else
+        gpu_recover(gpu);
+    memcpy(&gpu->stop, &outer, sizeof outer);
+}
+
 void check_ok(struct gpu *gpu, enum moe_status status, const char *what)
 {
     if (status != MOE_OK)
@@ -149,6 +160,8 @@ static void run(struct gpu *gpu, const struct check *check)
         check_skip(gpu, "%s has no streams", gpu->name);
     else if (setjmp(gpu->stop) == 0)
         check->run(gpu);
+    else
+        gpu_recover(gpu);
     printf("      %s: %.1f s\n", check->name, seconds() - begin);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Random weights in every format and scheme of scales. A few rows are quantised, or made of random blocks, and every row
-// of a matrix is a copy of one of them; scales differ everywhere.
+// Random weights in every format and scheme of scales. A few rows are quantised, or made of random blocks, and every
+// row of a matrix is a copy of one of them; scales differ everywhere.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
