@@ -14,6 +14,6 @@ function(moe_portable_program name)
 endfunction()
 
 file(GLOB MOE_PORTABLE_SOURCES CONFIGURE_DEPENDS tools/*.c)
-add_executable(moe-portable ${MOE_PORTABLE_SOURCES})
+add_executable(moe-portable EXCLUDE_FROM_ALL ${MOE_PORTABLE_SOURCES})
 target_link_libraries(moe-portable PRIVATE moe_portable)
 moe_portable_program(moe-portable)

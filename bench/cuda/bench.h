@@ -82,6 +82,8 @@ double cell_floor(const struct cell *cell);           /* seconds */
 double peer_find(const struct cell *cell, const char **whose);
 
 /* layers.c: NULL, or what failed. */
+/* size bytes of the backend's memory that begin with those of the host and repeat them. */
+const char *memory_repeat(struct bench *bench, struct moe_view *view, const void *host, size_t host_bytes, size_t size);
 const char *layers_make(struct bench *bench, struct layers *layers, const struct shape *shape, const struct type *type,
                         enum variant variant);
 void layers_free(struct bench *bench, struct layers *layers);

@@ -83,8 +83,7 @@ static void fill_scales(unsigned char *out, const struct scheme *scheme, size_t 
     }
 }
 
-/* size bytes of the backend's memory that begin with those of the host and repeat them. */
-static const char *repeat(struct bench *bench, struct moe_view *view, const void *host, size_t host_bytes, size_t size)
+const char *memory_repeat(struct bench *bench, struct moe_view *view, const void *host, size_t host_bytes, size_t size)
 {
     if (moe_mem_alloc(bench->backend, size, view) != MOE_OK)
         return "no memory for the weights";
@@ -136,7 +135,8 @@ static const char *fill_part(struct bench *bench, struct layers *layers, int i, 
         return "no host memory";
     for (size_t r = 0; r < NUM_ROWS; r++)
         fill_row(rows + r * row_bytes, part->scheme, part->cols);
-    const char *failure = repeat(bench, &layers->memory[i], rows, NUM_ROWS * row_bytes, experts * part->value_bytes);
+    const char *failure =
+        memory_repeat(bench, &layers->memory[i], rows, NUM_ROWS * row_bytes, experts * part->value_bytes);
     free(rows);
     if (failure != NULL || !part->scheme->scaled)
         return failure;
@@ -145,7 +145,7 @@ static const char *fill_part(struct bench *bench, struct layers *layers, int i, 
     if (scales == NULL)
         return "no host memory";
     fill_scales(scales, part->scheme, part->cols, count);
-    failure = repeat(bench, &layers->memory[SCALES + i], scales, bytes, experts * part->scale_bytes);
+    failure = memory_repeat(bench, &layers->memory[SCALES + i], scales, bytes, experts * part->scale_bytes);
     free(scales);
     return failure;
 }
@@ -161,8 +161,8 @@ static struct moe_view part_view(const struct moe_view *memory, size_t offset, s
     return (struct moe_view){memory->base, memory->offset + offset, size, 0, format};
 }
 
-static void describe_stacks(struct stacks *stacks, const struct layers *layers, const struct part parts[3], size_t first,
-                            size_t count)
+static void describe_stacks(struct stacks *stacks, const struct layers *layers, const struct part parts[3],
+                            size_t first, size_t count)
 {
     for (int i = 0; i < 3; i++) {
         const struct part *p = &parts[i];

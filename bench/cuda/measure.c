@@ -7,7 +7,7 @@
 
 #include "bench.h"
 
-enum { WARM_UPS = 3, REPLAYS = 11, FEW_REPLAYS = 3 };
+enum { WARM_UPS = 3, REPLAYS = 11, FEW_REPLAYS = 3, DISTINCT = 7919 * 64 };    /* DISTINCT: values of x */
 #define GRAPH_SECONDS 1e-3      /* of the floors of a graph's layers, so that what is around them does not count */
 #define SLOW_SECONDS 0.15       /* a replay from which on there are few */
 
@@ -75,22 +75,22 @@ static void random_bf16(uint16_t *out, size_t n, uint64_t *state)
 }
 
 /* Each layer's routing: ids, or logits that are high at them. */
-static enum moe_status write_routing(struct bench *bench, const struct layers *layers, struct calls *calls, size_t layer,
-                                     size_t tokens, uint64_t *state, size_t *unique)
+static enum moe_status write_routing(struct bench *bench, const struct layers *layers, struct calls *calls,
+                                     size_t layer, size_t tokens, uint64_t *state, size_t *unique)
 {
     const struct shape *shape = layers->shape;
     size_t pairs = tokens * shape->top_k, values = tokens * shape->num_experts;
     int32_t *ids = malloc(pairs * sizeof *ids);
-    float *logits = calloc(values, sizeof *logits);
+    float *logits = calloc(layers->variant == LOGITS ? values : 1, sizeof *logits);
     enum moe_status status = ids != NULL && logits != NULL ? MOE_OK : MOE_ERR_MEMORY;
     if (status == MOE_OK) {
         *unique = random_ids(ids, shape, tokens, state);
         struct moe_view view = layers->variant == LOGITS ? calls->logits : calls->ids;
         const void *source = layers->variant == LOGITS ? (const void *)logits : ids;
         size_t bytes = layers->variant == LOGITS ? values * sizeof *logits : pairs * sizeof *ids;
-        for (size_t i = 0; i < values; i++)
+        for (size_t i = 0; layers->variant == LOGITS && i < values; i++)
             logits[i] = (float)(next(state) % 1024) / 1024;
-        for (size_t i = 0; i < pairs; i++)
+        for (size_t i = 0; layers->variant == LOGITS && i < pairs; i++)
             logits[i / shape->top_k * shape->num_experts + (size_t)ids[i]] += 4;
         view.offset += layer * bytes;
         view.size = bytes;
@@ -108,19 +108,19 @@ static enum moe_status write_routing(struct bench *bench, const struct layers *l
 static enum moe_status write_inputs(struct bench *bench, struct calls *calls, size_t values, size_t pairs,
                                     uint64_t *state)
 {
-    uint16_t *x = malloc(values * sizeof *x);
-    float *weights = malloc(pairs * sizeof *weights);
-    enum moe_status status = x != NULL && weights != NULL ? MOE_OK : MOE_ERR_MEMORY;
+    size_t distinct = values < DISTINCT ? values : DISTINCT;
+    uint16_t *x = malloc(distinct * sizeof *x);
+    const float weight = 0.125f;
+    enum moe_status status = x != NULL ? MOE_OK : MOE_ERR_MEMORY;
     if (status == MOE_OK) {
-        random_bf16(x, values, state);
-        for (size_t i = 0; i < pairs; i++)
-            weights[i] = 0.125f;
-        status = moe_mem_write(bench->ctx, &calls->x, x, values * sizeof *x);
+        random_bf16(x, distinct, state);
+        if (memory_repeat(bench, &calls->x, x, distinct * sizeof *x, values * sizeof *x) != NULL ||
+            memory_repeat(bench, &calls->weights, &weight, sizeof weight, pairs * sizeof weight) != NULL)
+            status = MOE_ERR_MEMORY;
     }
-    if (status == MOE_OK)
-        status = moe_mem_write(bench->ctx, &calls->weights, weights, pairs * sizeof *weights);
+    calls->x.format = MOE_FORMAT_BF16;
+    calls->weights.format = MOE_FORMAT_F32;
     free(x);
-    free(weights);
     return status;
 }
 
@@ -132,17 +132,13 @@ static enum moe_status make_calls(struct bench *bench, const struct layers *laye
     uint64_t state = 17 + tokens;
     size_t largest = 0, total = 0;
     bool inside = layers->variant == ROUTER || layers->variant == ROUTER_SHARED;
-    enum moe_status status = alloc(bench, &calls->x, width, MOE_FORMAT_BF16);
+    enum moe_status status = write_inputs(bench, calls, width, pairs, &state);
     for (int i = 0; i < 2 && status == MOE_OK; i++)
         status = alloc(bench, &calls->out[i], width, MOE_FORMAT_BF16);
     if (status == MOE_OK)
         status = alloc(bench, &calls->ids, n * pairs, MOE_FORMAT_I32);
-    if (status == MOE_OK)
-        status = alloc(bench, &calls->weights, pairs, MOE_FORMAT_F32);
     if (status == MOE_OK && layers->variant == LOGITS)
         status = alloc(bench, &calls->logits, n * tokens * s->num_experts, MOE_FORMAT_F32);
-    if (status == MOE_OK)
-        status = write_inputs(bench, calls, width, pairs, &state);
     for (size_t i = 0; i < n && status == MOE_OK; i++) {
         struct moe_layer_io *io = &calls->io[i];
         size_t unique = 0, bytes = 0;

@@ -44,8 +44,8 @@ static void print_json(const struct bench *bench, const struct cell *cell)
     const char *whose;
     double peer = 1e-6 * peer_find(cell, &whose), floor = cell_floor(cell);
     FILE *out = bench->json;
-    fprintf(out, "{\"library\": \"libmoe\", \"version\": \"%s\", \"device\": \"%s\", \"shape_name\": \"%s\", \"shape\": "
-            "[%zu, %zu, %zu, %zu], \"type\": \"%s\", \"down\": \"%s\", \"variant\": \"%s\", \"tokens\": %zu",
+    fprintf(out, "{\"library\": \"libmoe\", \"version\": \"%s\", \"device\": \"%s\", \"shape_name\": \"%s\", "
+            "\"shape\": [%zu, %zu, %zu, %zu], \"type\": \"%s\", \"down\": \"%s\", \"variant\": \"%s\", \"tokens\": %zu",
             moe_version(), bench->device, s->name, s->hidden_size, s->intermediate_size, s->num_experts, s->top_k,
             cell->type->name, down_name(cell), variant_name(cell->variant), cell->tokens);
     if (cell->failure != NULL) {
