@@ -11,8 +11,10 @@
 #include "cuda/unit.cuh"
 #include "moe/format.h"
 
-/* No scales. */
+/* No scales, or such that blocks hold themselves. */
 struct moe_no_planes {
+    static constexpr uint32_t centre = 0;
+
     struct side {
     };
 
@@ -100,6 +102,7 @@ template <int count> MOE_DEVICE void moe_planes_values(float out[count], const u
 
 /* For codes that stand for q + bias. Without offset there are no zeros and bias is 0. */
 template <int group, bool offset, int bias> struct moe_planes {
+    static constexpr uint32_t centre = 0;
     typedef struct moe_planes_part<group> part;
     enum { MOST_TILES = 2 };
 

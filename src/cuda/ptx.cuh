@@ -63,6 +63,15 @@ MOE_DEVICE uint32_t moe_mask_or(uint32_t a, uint32_t mask, uint32_t constant)
     return moe_lop3<(0xf0 & 0xcc) | 0xaa>(a, mask, constant);
 }
 
+/* Byte i of the result is the byte of a (0 .. 3) or b (4 .. 7) that nibble i of selector names by its lower 3 bits; with
+ * bit 3 set it is 0xff or 0, as that byte's highest bit says. The upper half of selector does not matter. */
+MOE_DEVICE uint32_t moe_permute(uint32_t a, uint32_t b, uint32_t selector)
+{
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+    return d;
+}
+
 /* ---- pairs of bf16, the first in the low half ---- */
 
 MOE_DEVICE uint32_t moe_bf16x2(float low, float high)

@@ -9,6 +9,8 @@
 //     order            enum moe_cuda_order of the activations
 //     group            columns that share a scale: 16, 32, 64, 128, or MOE_SEGMENT for no scales
 //     offset           the values of a group also have a term of their own, beside scale * code
+//     centre           a pair of bf16 that is added to every code, or 0. In load, that takes an instruction for two
+//                      codes, here two products for all rows of a unit. Not beside offset, whose term can hold it
 //     struct side      what a lane needs of scales that lie apart from the values; empty for blocks that hold their own
 //     fetch(...)       begin to load it, when the copy of the unit begins
 //     scales(...)      fill table[group of the segment][row of the unit] = (scale, term), all lanes of a warp together:
@@ -50,42 +52,64 @@ template <int tiles> MOE_DEVICE const unsigned char *moe_unit_row(const struct m
     return r < rows.high_left ? rows.high + r * rows.high_stride : NULL;
 }
 
+/* `lanes` lanes a row copy a chunk of 16 bytes each, from chunk `first` on; 32 / lanes rows at a time. Any
+ * chunk that has a byte of the row can be read whole. */
+template <class Weights, int tiles, uint32_t first, uint32_t lanes>
+MOE_DEVICE void moe_unit_copy_chunks(unsigned char *unit, const struct moe_unit_rows &rows, uint32_t begin, int lane)
+{
+    constexpr uint32_t num_rows = tiles * MOE_TILE_ROWS;
+    const uint32_t at = 16 * (first + (uint32_t)lane % lanes);
+#pragma unroll
+    for (uint32_t k = 0; k < num_rows; k += 32 / lanes) {
+        uint32_t i = k + (uint32_t)lane / lanes, r = i / 16 * 8 + i % 8;
+        if (num_rows < 32 / lanes && i >= num_rows)
+            break;
+        const unsigned char *from =
+            (i % 16 < 8 ? rows.low + r * rows.low_stride : rows.high + r * rows.high_stride) + begin;
+        uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)from & 15);
+        if (16 * (first + lanes) <= Weights::segment_bytes || at < skew + Weights::segment_bytes)
+            moe_copy_async_16(unit + i * Weights::pitch + at, from - skew + at, 16);
+    }
+}
+
+/* Rows of 8 n + m chunks: n times eight lanes a row, the rest with as many lanes as it needs. */
+template <class Weights, int tiles, uint32_t first = 0>
+MOE_DEVICE void moe_unit_copy_whole(unsigned char *unit, const struct moe_unit_rows &rows, uint32_t begin, int lane)
+{
+    constexpr uint32_t chunks = (Weights::segment_bytes + (Weights::aligned ? 0 : 15) + 15) / 16;
+    constexpr uint32_t left = chunks - first, lanes = left > 4 ? 8 : left > 2 ? 4 : left;
+    static_assert(Weights::pitch % 16 == 0 && Weights::pitch >= 16 * chunks, "a row of a unit");
+    moe_unit_copy_chunks<Weights, tiles, first, lanes>(unit, rows, begin, lane);
+    if constexpr (left > lanes)
+        moe_unit_copy_whole<Weights, tiles, first + lanes>(unit, rows, begin, lane);
+}
+
 /* One row: eight lanes, 16 bytes each. `bytes` from `from` on are copied, the rest of the segment becomes zeros. */
 template <class Weights>
 MOE_DEVICE void moe_unit_copy_row(unsigned char *to, const unsigned char *from, uint32_t bytes, int lane)
 {
     constexpr uint32_t chunks = (Weights::segment_bytes + (Weights::aligned ? 0 : 15) + 15) / 16;
     uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)from & 15), end = skew + bytes;
-#pragma unroll
-    for (uint32_t chunk = 0; chunk < chunks; chunk += 8) {
-        uint32_t at = 16 * (chunk + lane % 8);
-        if (chunk + 8 > chunks && chunk + lane % 8 >= chunks)
-            break;
-        uint32_t valid = at < end ? (end - at < 16 ? end - at : 16) : 0;
+    for (uint32_t chunk = lane % 8; chunk < chunks; chunk += 8) {
+        uint32_t at = 16 * chunk, valid = at < end ? (end - at < 16 ? end - at : 16) : 0;
         moe_copy_async_16(to + at, from - skew + (valid > 0 ? at : 0), valid);
     }
 }
 
-/* Begin to copy columns `segment` of the rows into shared memory: eight lanes a row, 16 bytes each, four rows at a time.
- * What lies behind the last column, and rows that do not exist, become zeros. Commits nothing. */
+/* Begin to copy columns `segment` of the rows into shared memory. What lies behind the last column, and rows that do not
+ * exist, become zeros. Commits nothing. */
 template <class Weights, int tiles>
 MOE_DEVICE void moe_unit_copy(unsigned char *unit, const struct moe_unit_rows &rows, uint32_t segment,
                               uint32_t row_bytes, int lane)
 {
     uint32_t begin = segment * Weights::segment_bytes, left = row_bytes - begin;
     bool whole = left >= Weights::segment_bytes && rows.low_left >= 8 * tiles && rows.high_left >= 8 * tiles;
-    if (whole) {    /* nearly always: addresses advance by constants */
-        const unsigned char *low = rows.low + (lane / 8) * rows.low_stride + begin;
-        const unsigned char *high = rows.high + (lane / 8) * rows.high_stride + begin;
-        unsigned char *to = unit + lane / 8 * Weights::pitch;
-#pragma unroll
-        for (int i = 0; i < 2 * tiles; i++) {
-            unsigned char *at = to + (i / 2 * 16 + i % 2 * 4) * Weights::pitch;
-            moe_unit_copy_row<Weights>(at, low, Weights::segment_bytes, lane);
-            moe_unit_copy_row<Weights>(at + 8 * Weights::pitch, high, Weights::segment_bytes, lane);
-            low += 4 * rows.low_stride;
-            high += 4 * rows.high_stride;
-        }
+    /* Rows that begin anywhere are read in granules of 16 bytes, up to 15 bytes more than are wanted: of the segment or
+     * the row behind, if there is one. */
+    if (!Weights::aligned)
+        whole = whole && (left > Weights::segment_bytes || (rows.low_left > 8 * tiles && rows.high_left > 8 * tiles));
+    if (whole) {    /* nearly always */
+        moe_unit_copy_whole<Weights, tiles>(unit, rows, begin, lane);
         return;
     }
     uint32_t bytes = left < Weights::segment_bytes ? left : Weights::segment_bytes;
@@ -109,7 +133,7 @@ template <class Weights> struct moe_unit_source {
 };
 
 /* Where columns `segment` of row i begin in shared memory. Rows of formats that are not aligned keep their place within
- * 16 bytes. */
+ * 16 bytes; a row that does not exist is zeros, wherever it begins. */
 template <class Weights, int tiles>
 MOE_DEVICE const unsigned char *moe_unit_begin(const unsigned char *unit, const struct moe_unit_rows &rows,
                                                uint32_t segment, uint32_t i)
@@ -117,8 +141,10 @@ MOE_DEVICE const unsigned char *moe_unit_begin(const unsigned char *unit, const 
     const unsigned char *at = unit + i * rows.pitch + (segment * Weights::segment_bytes - rows.origin);
     if (Weights::aligned)
         return at;
-    const unsigned char *row = moe_unit_row<tiles>(rows, i);
-    return row != NULL ? at + (uint32_t)((uintptr_t)(row + rows.origin) & 15) : at;
+    const bool low = i % 16 < 8;
+    uint32_t first = (uint32_t)(uintptr_t)(low ? rows.low : rows.high);
+    uint32_t stride = (uint32_t)(low ? rows.low_stride : rows.high_stride);
+    return at + ((first + (i / 16 * 8 + i % 8) * stride + rows.origin) & 15);
 }
 
 /* The 8 values of a lane in each step of a segment: token g's, at x + t, where x is its row. */
@@ -133,15 +159,17 @@ MOE_DEVICE void moe_unit_load_tokens(struct moe_unit_tokens *tokens, const uint4
         tokens->step[q] = x[4 * q];
 }
 
-/* Sums of x over the columns of a group, for formats whose values have a term of their own; otherwise nothing. */
+/* Sums of x over the columns of a group, times the centre, or 1 for terms; nothing for formats that have neither. */
 template <class Weights> MOE_DEVICE void moe_unit_sums(float sums[2][4], const uint4 &b)
 {
-    constexpr uint32_t one = 0x3f803f80u;
-    const uint32_t ones[4] = {one, one, one, one};
-    if (!Weights::offset)
+    constexpr uint32_t factor = Weights::centre != 0 ? Weights::centre : 0x3f803f80u;
+    const uint32_t factors[4] = {factor, factor, factor, factor};
+    static_assert(!Weights::offset || Weights::centre == 0, "a term can hold the centre");
+    static_assert(Weights::group <= MOE_STEP_COLS || Weights::centre == 0, "moe_unit_add begins with the centre");
+    if (!Weights::offset && Weights::centre == 0)
         return;
-    moe_mma_bf16(sums[0], ones, b.x, b.y);
-    moe_mma_bf16(sums[Weights::group == 16], ones, b.z, b.w);
+    moe_mma_bf16(sums[0], factors, b.x, b.y);
+    moe_mma_bf16(sums[Weights::group == 16], factors, b.z, b.w);
 }
 
 /* acc += scale * products + term * sums, of a group; low and high: (scale, term) of rows g and g + 8. */
@@ -168,7 +196,10 @@ MOE_DEVICE void moe_unit_add(float acc[4], const uint32_t a[8], const uint4 &b, 
         moe_mma_bf16(acc, a + 4, b.z, b.w);
         return;
     }
-    float products[2][4] = {};
+    float products[2][4];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        products[i / 4][i % 4] = Weights::centre != 0 ? sums[i / 4][i % 4] : 0.0f;
     moe_mma_bf16(products[0], a, b.x, b.y);
     moe_mma_bf16(products[halves - 1], a + 4, b.z, b.w);
 #pragma unroll

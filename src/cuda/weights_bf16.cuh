@@ -9,6 +9,7 @@
 struct moe_weights_bf16 {
     static constexpr uint32_t segment_bytes = 512, pitch = 576;
     static constexpr bool aligned = true, offset = false;
+    static constexpr uint32_t centre = 0;
     static constexpr int order = MOE_ORDER_PLAIN, group = MOE_SEGMENT;
 
     struct side {

@@ -68,6 +68,7 @@ template <int groups, bool terms> struct nibbles {
     static constexpr uint32_t head = groups * (terms ? 4 : 2), block = head + 16, segment_bytes = 8 * block;
     static constexpr uint32_t pitch = (segment_bytes + 31 + 15) / 16 * 16;
     static constexpr bool aligned = false, offset = terms;
+    static constexpr uint32_t centre = 0;
     static constexpr int order = groups == 2 ? MOE_ORDER_HALVES : MOE_ORDER_PLAIN, group = 32 / groups;
     struct side {
     };

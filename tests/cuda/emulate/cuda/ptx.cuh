@@ -55,6 +55,17 @@ MOE_DEVICE uint32_t moe_mask_or(uint32_t a, uint32_t mask, uint32_t constant)
     return (a & mask) | constant;
 }
 
+MOE_DEVICE uint32_t moe_permute(uint32_t a, uint32_t b, uint32_t selector)
+{
+    uint64_t bytes = (uint64_t)b << 32 | a;
+    uint32_t d = 0;
+    for (int i = 0; i < 4; i++) {
+        uint32_t nibble = selector >> 4 * i & 15, byte = (uint32_t)(bytes >> 8 * (nibble & 7)) & 0xff;
+        d |= (nibble < 8 ? byte : byte >> 7 != 0 ? 0xff : 0) << 8 * i;
+    }
+    return d;
+}
+
 /* ---- pairs of bf16, the first in the low half ---- */
 
 MOE_DEVICE uint32_t moe_bf16x2(float low, float high)
