@@ -3,6 +3,7 @@
 #ifndef MOE_CUDA_FORMATS_H
 #define MOE_CUDA_FORMATS_H
 
+#include "inline.h"
 #include "moe/format.h"
 
 enum moe_cuda_format {
@@ -20,7 +21,7 @@ enum {
 };
 
 /* MOE_CUDA_NUM_FORMATS for what is no format of weights. */
-static inline int moe_cuda_format_index(enum moe_format format)
+MOE_INLINE int moe_cuda_format_index(enum moe_format format)
 {
     switch ((int)format) {
 #define MOE_CUDA_FORMAT(id, NAME, name, values, bytes) \

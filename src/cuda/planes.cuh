@@ -3,8 +3,9 @@
 // scales). The value at (r, c) is (q - zero - zero_offset) * scale * factor, of block row (first_row + r) / block_rows
 // and block column c / block_cols; blocks are a whole number of groups wide, or as wide as the matrix.
 //
-// Of the 16 rows of a tile and the 256 / group groups of a segment, lane l has row l % 16 and the groups of one half.
-// What a lane needs is loaded when the copy of its unit begins, as it lies there, and converted when the unit is used.
+// Lane l has row l of a unit, of two tiles at most. When the copy of a unit begins, it loads the words that hold its
+// codes of the segment, as they lie there. When the unit is used, it takes these apart, if blocks are as wide as groups
+// or as the matrix, or else reads code by code, from the first cache by then.
 #ifndef MOE_CUDA_PLANES_CUH
 #define MOE_CUDA_PLANES_CUH
 
@@ -30,36 +31,80 @@ struct moe_no_planes {
     }
 };
 
-/* Which row and which groups of a segment a lane has. */
-template <int group> struct moe_planes_part {
-    static constexpr int count = MOE_SEGMENT / group / 2;
-    const struct moe_cuda_stack *stack;
-    bool exists;
-    uint32_t row, first;    /* of the matrix; of the segment's groups */
-
-    __device__ __forceinline__ moe_planes_part(const struct moe_unit_rows &rows, int tile, int lane)
-    {
-        const bool is_low = lane % 16 < 8;
-        const uint32_t r = 8 * tile + lane % 8;
-        stack = is_low ? rows.low_stack : rows.high_stack;
-        exists = r < (is_low ? rows.low_left : rows.high_left);
-        row = (is_low ? rows.low_row : rows.high_row) + r;
-        first = lane / 16 * count;
-    }
-};
-
 MOE_DEVICE bool moe_plane_is_there(const struct moe_cuda_plane &plane)
 {
     return plane.data != NULL || plane.bases != NULL;
 }
 
-/* Codes of the scales at places at[i] of a row; 0 for i >= count. Planes are aligned as their values. */
-template <class Code, int most>
-MOE_DEVICE void moe_planes_load(uint32_t out[most], const unsigned char *row, const uint32_t at[most], int count)
+MOE_DEVICE uint32_t moe_planes_size(int format)
+{
+    return format == MOE_FORMAT_F32 ? 4 : format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16 ? 2 : 1;
+}
+
+/* The block that holds i, of blocks that are a power of two nearly always. */
+MOE_DEVICE uint32_t moe_planes_block(uint32_t i, uint32_t size)
+{
+    if ((size & (size - 1)) == 0)
+        return i >> (31 - __clz(size));
+    return i / size;
+}
+
+/* A lane's row in the planes beside the values. */
+struct moe_planes_row {
+    const struct moe_cuda_stack *stack;
+    bool exists;
+    uint32_t row, expert;
+
+    __device__ __forceinline__ moe_planes_row(const struct moe_unit_rows &rows, int tiles, int lane)
+    {
+        const bool is_low = lane % 16 < 8;
+        const uint32_t r = lane / 16 * 8 + lane % 8;
+        stack = is_low ? rows.low_stack : rows.high_stack;
+        exists = lane < tiles * MOE_TILE_ROWS && r < (is_low ? rows.low_left : rows.high_left);
+        row = (is_low ? rows.low_row : rows.high_row) + r;
+        expert = rows.expert;
+    }
+
+    /* The code of block column j. */
+    __device__ __forceinline__ const unsigned char *at(const struct moe_cuda_plane &plane, uint32_t j,
+                                                       uint32_t size) const
+    {
+        uint32_t block = moe_planes_block(stack->first_row + row, stack->block_rows);
+        return moe_plane_row(plane, expert, block) + (size_t)j * size;
+    }
+};
+
+/* Words with the `bytes` bytes from `from` on; how far into the first they begin. A word is read only if one of the
+ * bytes is in it. */
+template <int most>
+MOE_DEVICE uint32_t moe_planes_words(uint32_t words[most], const unsigned char *from, uint32_t bytes)
+{
+    const uint32_t skew = (uint32_t)((uintptr_t)from & 3);
+#pragma unroll
+    for (uint32_t i = 0; i < most; i++)
+        words[i] = 4 * i < skew + bytes ? __ldg((const uint32_t *)(from - skew) + i) : 0;
+    return skew;
+}
+
+/* Codes first .. first + count - 1, of `size` bytes each, of such words. first is a multiple of count. */
+template <int most, int first, int count>
+MOE_DEVICE void moe_planes_split(uint32_t codes[count], const uint32_t words[most], uint32_t skew, uint32_t size)
 {
 #pragma unroll
-    for (int i = 0; i < most; i++)
-        out[i] = i < count ? (uint32_t)__ldg((const Code *)row + at[i]) : 0;
+    for (int k = 0; k < count; k++) {
+        constexpr int last = most - 1;
+        const int i = first + k, at4 = i < last ? i : last, at2 = i / 2 < last ? i / 2 : last - 1;
+        const int at1 = i / 4 < last ? i / 4 : last - 1;
+        const uint32_t of2 = __funnelshift_r(words[at2], words[at2 + 1], 8 * skew) >> 16 * (i % 2) & 0xffff;
+        const uint32_t of1 = __funnelshift_r(words[at1], words[at1 + 1], 8 * skew) >> 8 * (i % 4) & 0xff;
+        codes[k] = size == 4 ? words[at4] : size == 2 ? of2 : of1;
+    }
+}
+
+/* Planes are aligned as their codes. */
+MOE_DEVICE uint32_t moe_planes_code(const unsigned char *at, uint32_t size)
+{
+    return size == 4 ? __ldg((const uint32_t *)at) : size == 2 ? __ldg((const uint16_t *)at) : __ldg(at);
 }
 
 /* E8M0 is 2^(v - 127); 0 is an f32 denormal, 255 NaN. */
@@ -103,74 +148,119 @@ template <int count> MOE_DEVICE void moe_planes_values(float out[count], const u
 /* For codes that stand for q + bias. Without offset there are no zeros and bias is 0. */
 template <int group, bool offset, int bias> struct moe_planes {
     static constexpr uint32_t centre = 0;
-    typedef struct moe_planes_part<group> part;
-    enum { MOST_TILES = 2 };
+    /* Groups of a segment; words for 16 bytes of codes at any address, or for as many as there are. */
+    enum { COUNT = MOE_SEGMENT / group, SCALE_WORDS = COUNT == 2 ? 2 : 5, ZERO_WORDS = COUNT == 2 ? 2 : 3 };
 
     struct side {
-        uint32_t scale[MOST_TILES][part::count], zero[MOST_TILES][offset ? part::count : 1];
+        uint32_t scale[SCALE_WORDS], zero[offset ? ZERO_WORDS : 1];
+        uint32_t skews;    /* of scale, of zero << 16 */
     };
+
+    /* The segment's block columns: the first, and how many. */
+    static __device__ __forceinline__ uint32_t first_block(const struct moe_cuda_stack &s, uint32_t segment,
+                                                           uint32_t *count)
+    {
+        if (s.block_cols >= s.cols) {
+            *count = 1;
+            return 0;
+        }
+        const uint32_t col = segment * MOE_SEGMENT, left = s.cols - col;
+        const uint32_t end = col + (left < MOE_SEGMENT ? left : (uint32_t)MOE_SEGMENT) - 1;
+        const uint32_t first = moe_planes_block(col, s.block_cols);
+        *count = moe_planes_block(end, s.block_cols) - first + 1;
+        return first;
+    }
 
     template <int tiles>
     static __device__ __forceinline__ void fetch(struct side *side, const struct moe_unit_rows &rows, uint32_t segment,
                                                  int lane)
     {
-#pragma unroll
-        for (int m = 0; m < tiles; m++) {
-            const part here(rows, m, lane);
-            const struct moe_cuda_stack &s = *here.stack;
-            fetch_tile(side, m, s, here, segment * MOE_SEGMENT + here.first * group, rows.expert);
-        }
+        static_assert(tiles <= 2, "a lane has one row");
+        const struct moe_planes_row row(rows, tiles, lane);
+        const struct moe_cuda_stack &s = *row.stack;
+        uint32_t count, first = first_block(s, segment, &count), size = moe_planes_size(s.scale.format);
+        side->skews = 0;
+        if (row.exists && moe_plane_is_there(s.scale))
+            side->skews = moe_planes_words<SCALE_WORDS>(side->scale, row.at(s.scale, first, size), count * size);
+        if (offset && row.exists && moe_plane_is_there(s.zero))
+            side->skews |= moe_planes_words<ZERO_WORDS>(side->zero, row.at(s.zero, first, 1), count) << 16;
     }
 
-    static __device__ __forceinline__ void fetch_tile(struct side *side, int m, const struct moe_cuda_stack &s,
-                                                      const part &here, uint32_t col, uint32_t expert)
+    /* What a row of the table is made of. */
+    struct parts {
+        bool has_scales, has_zeros;
+        float factor, zero;    /* zero: what all groups have */
+    };
+
+    static __device__ __forceinline__ float2 entry(const struct parts &parts, float value, uint32_t zero)
     {
-        const uint32_t block_cols = s.block_cols;
-        uint32_t at[part::count], j = col / block_cols, rest = col - j * block_cols;
-        int count = 0;
+        const float scale = parts.has_scales ? value * parts.factor : parts.factor;
+        return make_float2(scale, offset ? -(parts.has_zeros ? parts.zero + (float)zero : parts.zero) * scale : 0.0f);
+    }
+
+    /* Groups first .. COUNT - 1, a few at a time. single: all have the first code. */
+    template <int pitch, int first>
+    static __device__ __forceinline__ void take_apart(float2 *out, const struct side &side, const struct parts &parts,
+                                                      int format, bool single)
+    {
+        constexpr int few = COUNT < 4 ? COUNT : 4;
+        uint32_t codes[few], zeros[few] = {};
+        float values[few];
+        moe_planes_split<SCALE_WORDS, first, few>(codes, side.scale, side.skews & 0xffff, moe_planes_size(format));
+        if (offset)
+            moe_planes_split<ZERO_WORDS, first, few>(zeros, side.zero, side.skews >> 16, 1);
+        moe_planes_values<few>(values, codes, format);
 #pragma unroll
-        for (int i = 0; i < part::count; i++) {
-            at[i] = j;
-            count += here.exists && col + i * group < s.cols;
-            rest += group;
-            j += rest >= block_cols;
-            rest = rest >= block_cols ? 0 : rest;
+        for (int k = 0; k < few; k++) {
+            const float2 own = entry(parts, values[k], zeros[k]);
+            out[(first + k) * pitch] = COUNT == 2 && single ? entry(parts, values[0], zeros[0]) : own;
         }
-        const uint32_t block_row = s.block_rows == 1 ? here.row : (s.first_row + here.row) / s.block_rows;
-        if (moe_plane_is_there(s.scale)) {
-            const unsigned char *row = moe_plane_row(s.scale, expert, count > 0 ? block_row : 0);
-            if (s.scale.format == MOE_FORMAT_F32)
-                moe_planes_load<uint32_t, part::count>(side->scale[m], row, at, count);
-            else if (s.scale.format == MOE_FORMAT_F16 || s.scale.format == MOE_FORMAT_BF16)
-                moe_planes_load<uint16_t, part::count>(side->scale[m], row, at, count);
-            else
-                moe_planes_load<uint8_t, part::count>(side->scale[m], row, at, count);
+        if constexpr (first + few < COUNT)
+            take_apart<pitch, first + few>(out, side, parts, format, single);
+    }
+
+    /* The same, code by code from memory. Behind the last column any code will do: the first. */
+    template <int pitch>
+    static __device__ __forceinline__ void read(float2 *out, const struct parts &parts,
+                                                const struct moe_planes_row &row, uint32_t segment)
+    {
+        const struct moe_cuda_stack &s = *row.stack;
+        const uint32_t size = moe_planes_size(s.scale.format);
+#pragma unroll 1
+        for (uint32_t i = 0; i < COUNT; i++) {
+            const uint32_t col = segment * MOE_SEGMENT + i * group, j = col < s.cols ? col / s.block_cols : 0;
+            uint32_t code = 0, zero = 0;
+            float value = 1.0f;
+            if (parts.has_scales) {
+                code = moe_planes_code(row.at(s.scale, j, size), size);
+                moe_planes_values<1>(&value, &code, s.scale.format);
+            }
+            if (parts.has_zeros)
+                zero = moe_planes_code(row.at(s.zero, j, 1), 1);
+            out[i * pitch] = entry(parts, value, zero);
         }
-        if (offset && moe_plane_is_there(s.zero))
-            moe_planes_load<uint8_t, part::count>(side->zero[m], moe_plane_row(s.zero, expert, count > 0 ? block_row : 0),
-                                                  at, count);
     }
 
     template <int tiles>
     static __device__ __forceinline__ void scales(float2 *table, const unsigned char *, const struct side &side,
-                                                  const struct moe_unit_rows &rows, uint32_t, int lane)
+                                                  const struct moe_unit_rows &rows, uint32_t segment, int lane)
     {
-#pragma unroll
-        for (int m = 0; m < tiles; m++) {
-            const part here(rows, m, lane);
-            const struct moe_cuda_stack &s = *here.stack;
-            const float factor = !here.exists ? 0.0f : s.factors != NULL ? __ldg(&s.factors[rows.expert]) : 1.0f;
-            float values[part::count];
-            const bool has_scales = moe_plane_is_there(s.scale), has_zeros = offset && moe_plane_is_there(s.zero);
-            moe_planes_values<part::count>(values, side.scale[m], s.scale.format);
-#pragma unroll
-            for (int i = 0; i < part::count; i++) {
-                float scale = has_scales ? values[i] * factor : factor;
-                float zero = offset ? (has_zeros ? (float)side.zero[m][i] : 0.0f) + s.zero_offset + bias : 0.0f;
-                table[(here.first + i) * (tiles * MOE_TILE_ROWS) + 16 * m + lane % 16] =
-                    make_float2(scale, offset ? -zero * scale : 0.0f);
-            }
-        }
+        constexpr int pitch = tiles * MOE_TILE_ROWS;
+        const struct moe_planes_row row(rows, tiles, lane);
+        const struct moe_cuda_stack &s = *row.stack;
+        struct parts parts;
+        parts.has_scales = row.exists && moe_plane_is_there(s.scale);
+        parts.has_zeros = offset && row.exists && moe_plane_is_there(s.zero);
+        parts.factor = !row.exists ? 0.0f : s.factors != NULL ? __ldg(&s.factors[rows.expert]) : 1.0f;
+        parts.zero = s.zero_offset + bias;
+        if (lane >= pitch)
+            return;
+        const bool single = COUNT == 2 && s.block_cols >= s.cols;
+        const bool fits = s.block_cols == group && moe_planes_size(s.scale.format) * COUNT <= 16;
+        if (single || fits || !row.exists)
+            take_apart<pitch, 0>(table + lane, side, parts, s.scale.format, single);
+        else
+            read<pitch>(table + lane, parts, row, segment);
     }
 };
 

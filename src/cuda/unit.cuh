@@ -207,7 +207,8 @@ MOE_DEVICE void moe_unit_add(float acc[4], const uint32_t a[8], const uint4 &b, 
         moe_unit_scale<Weights>(acc, products[h], sums[h], scales[h * pitch], scales[h * pitch + 8]);
 }
 
-/* moe_unit_multiply for groups of several steps: their products are one chain, scaled once. */
+/* moe_unit_multiply for groups of several steps: their products are one chain, scaled once. The steps of a group that
+ * are behind the last column add zeros. */
 template <class Weights, int tiles>
 MOE_DEVICE void moe_unit_multiply_groups(float acc[tiles][4], const unsigned char *const low[tiles],
                                          const unsigned char *const high[tiles], const float2 *table,
@@ -222,8 +223,6 @@ MOE_DEVICE void moe_unit_multiply_groups(float acc[tiles][4], const unsigned cha
         float products[tiles][4] = {}, sums[2][4] = {};
 #pragma unroll
         for (uint32_t q = first; q < first + span; q++) {
-            if (q >= steps)
-                break;
             moe_unit_sums<Weights>(sums, x.step[q]);
 #pragma unroll
             for (int m = 0; m < tiles; m++) {
@@ -244,8 +243,8 @@ MOE_DEVICE void moe_unit_multiply_groups(float acc[tiles][4], const unsigned cha
 /* moe_unit_multiply for groups within a step, and for none. */
 template <class Weights, int tiles>
 MOE_DEVICE void moe_unit_multiply_steps(float acc[tiles][4], const unsigned char *const low[tiles],
-                                  const unsigned char *const high[tiles], const float2 *table,
-                                  const struct moe_unit_tokens &x, uint32_t steps, int lane)
+                                        const unsigned char *const high[tiles], const float2 *table,
+                                        const struct moe_unit_tokens &x, uint32_t steps, int lane)
 {
     constexpr uint32_t pitch = tiles * MOE_TILE_ROWS, groups = Weights::group >= 32 ? 1 : 32 / Weights::group;
     const int g = lane / 4, t = lane % 4;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// F16 weights, rounded to bf16, to nearest: an error of at most 2^-9 of a weight, as x has it. A second term per weight
+// F16 weights, rounded to bf16, to nearest: an error of at most 2^-8 of a weight, as x has it. A second term per weight
 // would keep all 11 bits, for twice the products and registers, and take from the result's error at most the smaller
 // half of what x leaves in it.
 //

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// F32 weights, rounded to bf16, to nearest: an error of at most 2^-9 of a weight, as x has it.
+// F32 weights, rounded to bf16, to nearest: an error of at most 2^-8 of a weight, as x has it.
 //
-// Row: 32 bytes are the 8 columns of a lane in two steps, in their order. Pitch: eight lanes read 16 of every 32 bytes of
-// two rows at a time; an odd multiple of 16 bytes puts the second row between those of the first.
+// Row: 32 bytes are the 8 columns of a lane in two steps, in their order. Pitch: eight lanes read 16 of every 32 bytes
+// of two rows at a time; an odd multiple of 16 bytes puts the second row between those of the first.
 //
 // Bytes: 16384 of a unit. Thread instructions for 16 weights: 4 loads, 8 to convert, 2 products: 0.9 a weight.
 #ifndef MOE_CUDA_WEIGHTS_F32_CUH

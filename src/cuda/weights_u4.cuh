@@ -2,8 +2,8 @@
 // U4 with scales apart (GPTQ, AWQ, compressed-tensors): groups of 32 columns, or of 128, which are cheaper.
 //
 // Row: byte b has column 2 b in its low nibble, 2 b + 1 in the high one. Of 32 columns (16 bytes) lane t takes 4 bytes
-// with columns 8 t .. 8 t + 7. Nibbles i and i + 4 of that word are apart by 16 bits: after a shift by 4 i bits they are
-// the last bits of two bf16 of 0x43.., that is 128 + q, exactly. The 128, and the zeros, go into the term.
+// with columns 8 t .. 8 t + 7. Nibbles i and i + 4 of that word are apart by 16 bits: after a shift by 4 i bits they
+// are the last bits of two bf16 of 0x43.., that is 128 + q, exactly. The 128, and the zeros, go into the term.
 // Pitch: a load is 4 bytes by 4 lanes of 8 rows; 16 modulo 128 bytes puts the rows into 8 different groups of 4 banks.
 //
 // Bytes: 2048 of a unit, and its scales: 256 (f16, groups of 32) or 64 (128). Thread instructions a weight: 14 to take

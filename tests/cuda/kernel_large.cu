@@ -136,6 +136,7 @@ template <int groups, bool terms> struct nibbles {
 template <int group_, bool terms> struct bytes_of {
     static constexpr uint32_t segment_bytes = 256, pitch = 288;
     static constexpr bool aligned = true, offset = terms;
+    static constexpr uint32_t centre = 0;
     static constexpr int order = MOE_ORDER_PLAIN, group = group_, of_lane = 128 / group;    /* scales of a tile */
     struct side {
         float scales[3 * of_lane];

@@ -106,6 +106,12 @@ MOE_DEVICE uint32_t moe_f16x2(float low, float high)
     return (low == low ? moe_f32_to_f16(low) : 0x7fffu) | (high == high ? moe_f32_to_f16(high) : 0x7fffu) << 16;
 }
 
+/* Two E4M3 codes, in the low half, as a pair of f16. */
+MOE_DEVICE uint32_t moe_e4m3_pair(uint32_t codes)
+{
+    return moe_f16x2(moe_e4m3_to_f32((uint8_t)codes), moe_e4m3_to_f32((uint8_t)(codes >> 8)));
+}
+
 /* ---- barriers of a part of a block; 0 is __syncthreads' ---- */
 
 MOE_DEVICE void moe_barrier(int id, int threads, MOE_EMULATE_SITE)
