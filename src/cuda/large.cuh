@@ -310,7 +310,8 @@ template <class Shape> struct moe_large_operands {
 template <class Shape>
 MOE_DEVICE void moe_large_find(struct moe_large_operands<Shape> *operands, const struct moe_large_params &params,
                                unsigned char *shared, const struct moe_large_tile &tile,
-                               const struct moe_large_lane<Shape> &lane, const struct moe_large_place &here)
+                               const struct moe_large_lane<Shape> &lane, const struct moe_large_place &here,
+                               const typename Shape::Weights::side &side)
 {
     typedef typename Shape::Weights Weights;
     constexpr int tiles = Shape::tiles;
@@ -330,8 +331,6 @@ MOE_DEVICE void moe_large_find(struct moe_large_operands<Shape> *operands, const
     const uint32_t segment = here.column / MOE_SEGMENT;
     const struct moe_unit_rows rows = moe_large_unit_rows<Shape>(params.product, tile, lane.row_warp, segment);
     if (Shape::table_bytes > 0 && here.column % MOE_SEGMENT == 0) {
-        typename Weights::side side;
-        Weights::template fetch<tiles>(&side, rows, segment, lane.lane);
         Weights::template scales<tiles>((float2 *)operands->table, of_warp, side, rows, segment, lane.lane);
         __syncwarp();
     }
@@ -340,6 +339,22 @@ MOE_DEVICE void moe_large_find(struct moe_large_operands<Shape> *operands, const
         operands->low[m] = moe_unit_begin<Weights, tiles>(of_warp, rows, segment, 16 * m + g);
         operands->high[m] = moe_unit_begin<Weights, tiles>(of_warp, rows, segment, 16 * m + g + 8);
     }
+}
+
+/* Begin to load what scales of a unit lie apart from it, if a unit begins at `place`. */
+template <class Shape>
+MOE_DEVICE void moe_large_fetch(typename Shape::Weights::side *side, const struct moe_large_params &params,
+                                unsigned char *shared, const struct moe_large_lane<Shape> &lane,
+                                const struct moe_large_place &place)
+{
+    if (Shape::table_bytes == 0 || place.column % MOE_SEGMENT != 0 ||
+        place.number >= moe_large_state(params, shared)->num_tiles)
+        return;
+    const struct moe_large_tile tile =
+        ((struct moe_large_tile *)(shared + params.queue_at))[place.number % MOE_LARGE_QUEUE];
+    const uint32_t segment = place.column / MOE_SEGMENT;
+    const struct moe_unit_rows rows = moe_large_unit_rows<Shape>(params.product, tile, lane.row_warp, segment);
+    Shape::Weights::template fetch<Shape::tiles>(side, rows, segment, lane.lane);
 }
 
 /* acc += a step's operands of weights times the first `columns` column tiles, without scales; x: a lane's 16 bytes of the
@@ -533,6 +548,9 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
         (&acc[0][0][0])[i] = 0.0f;
         (&total[0][0][0])[i] = -0.0f;    /* which leaves what is added to it as it is, zeros too */
     }
+    typename Shape::Weights::side side;
+    __syncthreads();    /* the first tile is in the queue */
+    moe_large_fetch<Shape>(&side, params, shared, lane, state->here);
 #pragma unroll 1
     while (state->here.number < state->num_tiles) {
         moe_large_wait(params.stages);
@@ -545,7 +563,10 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
                                             here.number % MOE_LARGE_QUEUE;
         lane.find_columns(tile->tokens);
         struct moe_large_operands<Shape> operands;
-        moe_large_find<Shape>(&operands, params, shared, *tile, lane, here);
+        moe_large_find<Shape>(&operands, params, shared, *tile, lane, here, side);
+        struct moe_large_place next = here;    /* whose tile has been entered: the ring is ahead by a stage at least */
+        moe_large_advance<Shape>(&next, params);
+        moe_large_fetch<Shape>(&side, params, shared, lane, next);
         const uint32_t cols_left = here.column < p.up.cols ? p.up.cols - here.column : 0;
         const uint32_t steps = cols_left < Shape::stage_cols ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
                                                              : Shape::stage_steps;
