@@ -7,8 +7,8 @@
 #include "cuda/result.cuh"
 #include "cuda/ptx.cuh"
 
-/* Tokens of a matrix that are multiplied with all of its rows before the next ones are: few enough that they stay in the
- * second cache (2048 columns: 4 MB), enough that rows are rarely read again. Within them tiles of the same rows are
+/* Tokens of a matrix that are multiplied with all of its rows before the next ones are: few enough that they stay in
+ * the second cache (2048 columns: 4 MB), enough that rows are rarely read again. Within them tiles of the same rows are
  * neighbours, so that blocks that run together share rows, and tokens with the next ones. */
 enum { MOE_LARGE_BAND = 1024 };
 
