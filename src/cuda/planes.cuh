@@ -12,10 +12,9 @@
 #include "cuda/unit.cuh"
 #include "moe/format.h"
 
-/* No scales, or such that blocks hold themselves. */
+/* No scales. */
 struct moe_no_planes {
     static constexpr uint32_t centre = 0;
-
     struct side {
     };
 
@@ -86,17 +85,16 @@ MOE_DEVICE uint32_t moe_planes_words(uint32_t words[most], const unsigned char *
     return skew;
 }
 
-/* Codes first .. first + count - 1, of `size` bytes each, of such words. first is a multiple of count. */
+/* Codes first .. first + count - 1, of `size` bytes each, of such words; they begin at bit `bits` modulo 32. */
 template <int most, int first, int count>
-MOE_DEVICE void moe_planes_split(uint32_t codes[count], const uint32_t words[most], uint32_t skew, uint32_t size)
+MOE_DEVICE void moe_planes_split(uint32_t codes[count], const uint32_t words[most], uint32_t bits, uint32_t size)
 {
 #pragma unroll
     for (int k = 0; k < count; k++) {
-        constexpr int last = most - 1;
-        const int i = first + k, at4 = i < last ? i : last, at2 = i / 2 < last ? i / 2 : last - 1;
-        const int at1 = i / 4 < last ? i / 4 : last - 1;
-        const uint32_t of2 = __funnelshift_r(words[at2], words[at2 + 1], 8 * skew) >> 16 * (i % 2) & 0xffff;
-        const uint32_t of1 = __funnelshift_r(words[at1], words[at1 + 1], 8 * skew) >> 8 * (i % 4) & 0xff;
+        const int i = first + k, at4 = i < most ? i : 0, at2 = i / 2 < most ? i / 2 : 0, at1 = i / 4;
+        const uint32_t next2 = at2 + 1 < most ? words[at2 + 1] : 0, next1 = at1 + 1 < most ? words[at1 + 1] : 0;
+        const uint32_t of2 = __funnelshift_r(words[at2], next2, bits) >> 16 * (i % 2) & 0xffff;
+        const uint32_t of1 = __funnelshift_r(words[at1], next1, bits) >> 8 * (i % 4) & 0xff;
         codes[k] = size == 4 ? words[at4] : size == 2 ? of2 : of1;
     }
 }
@@ -148,26 +146,29 @@ template <int count> MOE_DEVICE void moe_planes_values(float out[count], const u
 /* For codes that stand for q + bias. Without offset there are no zeros and bias is 0. */
 template <int group, bool offset, int bias> struct moe_planes {
     static constexpr uint32_t centre = 0;
-    /* Groups of a segment; words for 16 bytes of codes at any address, or for as many as there are. */
-    enum { COUNT = MOE_SEGMENT / group, SCALE_WORDS = COUNT == 2 ? 2 : 5, ZERO_WORDS = COUNT == 2 ? 2 : 3 };
+    /* Groups of a segment; words for 16 bytes of scales and 8 of zeros, or for what two codes take anywhere. */
+    enum { COUNT = MOE_SEGMENT / group, SCALE_WORDS = COUNT == 2 ? 2 : 4, ZERO_WORDS = 2 };
+
+    /* What of a row there is, and how its codes are read: SINGLE, all groups have the first; WORDS, taken apart. */
+    enum { EXISTS = 1, HAS_SCALES = 2, HAS_ZEROS = 4, SINGLE = 8, WORDS = 16 };
 
     struct side {
         uint32_t scale[SCALE_WORDS], zero[offset ? ZERO_WORDS : 1];
-        uint32_t skews;    /* of scale, of zero << 16 */
+        uint32_t flags;    /* and 8 times the skew of scale << 8, of zero << 16 */
     };
 
     /* The segment's block columns: the first, and how many. */
     static __device__ __forceinline__ uint32_t first_block(const struct moe_cuda_stack &s, uint32_t segment,
                                                            uint32_t *count)
     {
-        if (s.block_cols >= s.cols) {
-            *count = 1;
-            return 0;
-        }
         const uint32_t col = segment * MOE_SEGMENT, left = s.cols - col;
-        const uint32_t end = col + (left < MOE_SEGMENT ? left : (uint32_t)MOE_SEGMENT) - 1;
-        const uint32_t first = moe_planes_block(col, s.block_cols);
-        *count = moe_planes_block(end, s.block_cols) - first + 1;
+        const uint32_t cols = left < MOE_SEGMENT ? left : (uint32_t)MOE_SEGMENT;
+        if (s.block_cols == group) {
+            *count = (cols + group - 1) / group;
+            return segment * COUNT;
+        }
+        const uint32_t first = s.block_cols >= s.cols ? 0 : col / s.block_cols;
+        *count = s.block_cols >= s.cols ? 1 : (col + cols - 1) / s.block_cols - first + 1;
         return first;
     }
 
@@ -179,11 +180,23 @@ template <int group, bool offset, int bias> struct moe_planes {
         const struct moe_planes_row row(rows, tiles, lane);
         const struct moe_cuda_stack &s = *row.stack;
         uint32_t count, first = first_block(s, segment, &count), size = moe_planes_size(s.scale.format);
-        side->skews = 0;
-        if (row.exists && moe_plane_is_there(s.scale))
-            side->skews = moe_planes_words<SCALE_WORDS>(side->scale, row.at(s.scale, first, size), count * size);
-        if (offset && row.exists && moe_plane_is_there(s.zero))
-            side->skews |= moe_planes_words<ZERO_WORDS>(side->zero, row.at(s.zero, first, 1), count) << 16;
+        const bool single = COUNT == 2 && s.block_cols >= s.cols;
+        side->flags = single ? SINGLE : 0;
+        if (!row.exists)
+            return;
+        uint32_t skew = 0, zero_skew = 0;
+        side->flags |= EXISTS;
+        if (moe_plane_is_there(s.scale)) {
+            skew = moe_planes_words<SCALE_WORDS>(side->scale, row.at(s.scale, first, size), count * size);
+            side->flags |= HAS_SCALES | skew << 11;
+        }
+        if (offset && moe_plane_is_there(s.zero)) {
+            zero_skew = moe_planes_words<ZERO_WORDS>(side->zero, row.at(s.zero, first, 1), count);
+            side->flags |= HAS_ZEROS | zero_skew << 19;
+        }
+        if (single || (s.block_cols == group && skew + size * COUNT <= 4 * SCALE_WORDS &&
+                       zero_skew + (offset ? COUNT : 0) <= 4 * ZERO_WORDS))
+            side->flags |= WORDS;
     }
 
     /* What a row of the table is made of. */
@@ -198,25 +211,26 @@ template <int group, bool offset, int bias> struct moe_planes {
         return make_float2(scale, offset ? -(parts.has_zeros ? parts.zero + (float)zero : parts.zero) * scale : 0.0f);
     }
 
-    /* Groups first .. COUNT - 1, a few at a time. single: all have the first code. */
+    /* Groups first .. COUNT - 1, a few at a time. */
     template <int pitch, int first>
     static __device__ __forceinline__ void take_apart(float2 *out, const struct side &side, const struct parts &parts,
-                                                      int format, bool single)
+                                                      int format)
     {
         constexpr int few = COUNT < 4 ? COUNT : 4;
+        const bool single = COUNT == 2 && (side.flags & SINGLE) != 0;
         uint32_t codes[few], zeros[few] = {};
         float values[few];
-        moe_planes_split<SCALE_WORDS, first, few>(codes, side.scale, side.skews & 0xffff, moe_planes_size(format));
+        moe_planes_split<SCALE_WORDS, first, few>(codes, side.scale, side.flags >> 8, moe_planes_size(format));
         if (offset)
-            moe_planes_split<ZERO_WORDS, first, few>(zeros, side.zero, side.skews >> 16, 1);
+            moe_planes_split<ZERO_WORDS, first, few>(zeros, side.zero, side.flags >> 16, 1);
         moe_planes_values<few>(values, codes, format);
 #pragma unroll
         for (int k = 0; k < few; k++) {
             const float2 own = entry(parts, values[k], zeros[k]);
-            out[(first + k) * pitch] = COUNT == 2 && single ? entry(parts, values[0], zeros[0]) : own;
+            out[(first + k) * pitch] = single ? entry(parts, values[0], zeros[0]) : own;
         }
         if constexpr (first + few < COUNT)
-            take_apart<pitch, first + few>(out, side, parts, format, single);
+            take_apart<pitch, first + few>(out, side, parts, format);
     }
 
     /* The same, code by code from memory. Behind the last column any code will do: the first. */
@@ -248,17 +262,16 @@ template <int group, bool offset, int bias> struct moe_planes {
         constexpr int pitch = tiles * MOE_TILE_ROWS;
         const struct moe_planes_row row(rows, tiles, lane);
         const struct moe_cuda_stack &s = *row.stack;
+        const uint32_t flags = side.flags;
         struct parts parts;
-        parts.has_scales = row.exists && moe_plane_is_there(s.scale);
-        parts.has_zeros = offset && row.exists && moe_plane_is_there(s.zero);
-        parts.factor = !row.exists ? 0.0f : s.factors != NULL ? __ldg(&s.factors[rows.expert]) : 1.0f;
+        parts.has_scales = (flags & HAS_SCALES) != 0;
+        parts.has_zeros = offset && (flags & HAS_ZEROS) != 0;
+        parts.factor = !(flags & EXISTS) ? 0.0f : s.factors != NULL ? __ldg(&s.factors[rows.expert]) : 1.0f;
         parts.zero = s.zero_offset + bias;
         if (lane >= pitch)
             return;
-        const bool single = COUNT == 2 && s.block_cols >= s.cols;
-        const bool fits = s.block_cols == group && moe_planes_size(s.scale.format) * COUNT <= 16;
-        if (single || fits || !row.exists)
-            take_apart<pitch, 0>(table + lane, side, parts, s.scale.format, single);
+        if ((flags & (EXISTS | WORDS)) != EXISTS)
+            take_apart<pitch, 0>(table + lane, side, parts, s.scale.format);
         else
             read<pitch>(table + lane, parts, row, segment);
     }

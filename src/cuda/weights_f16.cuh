@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // F16 weights, rounded to bf16, to nearest: an error of at most 2^-8 of a weight, as x has it. A second term per weight
-// would keep all 11 bits, for twice the products and registers, and take from the result's error at most the smaller
-// half of what x leaves in it.
+// would keep all 11 bits, for twice the products and registers, but the error that x brings would stay.
 //
 // Row: 16 bytes are the 8 columns of a lane in two steps, in their order. Pitch: eight lanes read 16 bytes of two rows
 // at a time; 64 modulo 128 bytes keeps these on different banks.
