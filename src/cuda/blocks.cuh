@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What formats with blocks of 32 values share that begin with an f16 scale, in rows that begin at multiples of 16 bytes.
+// What formats share whose blocks of 32 values begin with an f16 scale, in rows that begin at multiples of 16 bytes.
 #ifndef MOE_CUDA_BLOCKS_CUH
 #define MOE_CUDA_BLOCKS_CUH
 

@@ -17,7 +17,8 @@ MOE_DEVICE void moe_iq4_codes(uint32_t *a, uint32_t swapped)
         uint32_t positive = moe_permute(0x26190d01u, 0x71594535u, flipped >> 16 * i);
         a[2 * i] = moe_bf16x2_add(moe_codes_even(positive, 0x007f007fu),
                                   moe_mask_or(negative, 0x007f007fu, 0xc300c300u));
-        a[4 + 2 * i] = moe_bf16x2_add(moe_codes_odd(positive), moe_permute(negative, 0xc3c3c3c3u, 0x4341));
+        a[4 + 2 * i] = moe_bf16x2_add(moe_permute(positive, 0x43434343u, MOE_CODES_ODD),
+                                      moe_permute(negative, 0xc3c3c3c3u, MOE_CODES_ODD));
     }
 }
 

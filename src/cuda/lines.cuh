@@ -6,8 +6,8 @@
 #include "cuda/planes.cuh"
 #include "cuda/words.cuh"
 
-/* Scales and minima of groups 0 .. 3 (half 0) or 4 .. 7 (half 1) from the 16 bytes that a block begins with: d, dmin and
- * 12 bytes as format/lines.h has them. The term holds the minimum, and takes off the 128 of the codes. */
+/* Scales and minima of groups 0 .. 3 (half 0) or 4 .. 7 (half 1) from the first 16 bytes of a block: d, dmin, and 12
+ * bytes as format/lines.h has them. The term holds the minimum, and takes off the 128 of the codes. */
 MOE_DEVICE void moe_lines_scales(float2 *table, uint32_t stride, uint4 head, uint32_t half)
 {
     float d = moe_f16_value(head.x), dmin = moe_f16_value(head.x >> 16);

@@ -63,12 +63,24 @@ MOE_DEVICE uint32_t moe_mask_or(uint32_t a, uint32_t mask, uint32_t constant)
     return moe_lop3<(0xf0 & 0xcc) | 0xaa>(a, mask, constant);
 }
 
-/* Byte i of the result is the byte of a (0 .. 3) or b (4 .. 7) that nibble i of selector names by its lower 3 bits; with
- * bit 3 set it is 0xff or 0, as that byte's highest bit says. The upper half of selector does not matter. */
+/* Byte i of the result is the byte of a (0 .. 3) or b (4 .. 7) that nibble i of selector names by its lower 3 bits; if
+ * bit 3 is set it is 0xff or 0, as that byte's highest bit says. The upper half of selector does not matter. */
 MOE_DEVICE uint32_t moe_permute(uint32_t a, uint32_t b, uint32_t selector)
 {
     uint32_t d;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+    return d;
+}
+
+/* A constant for moe_permute in a register of the thread. Otherwise ptxas keeps it in one of the warp, and copies it in
+ * front of each prmt, which cannot read that. The lane's bit is none of those below it: ptxas does not know. */
+MOE_DEVICE uint32_t moe_permute_table(uint32_t constant)
+{
+    uint32_t d;
+    asm("{\n\t.reg .u32 a, b;\n\tmov.u32 a, %%lanemask_lt;\n\tmov.u32 b, %%lanemask_eq;\n\tand.b32 a, a, b;\n\t"
+        "or.b32 %0, a, %1;\n\t}"
+        : "=r"(d)
+        : "r"(constant));
     return d;
 }
 

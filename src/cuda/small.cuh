@@ -255,7 +255,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
         under_way[s].begin(ring + s * Shape::unit_bytes, &ahead, p, run, row_bytes, lane);
 
     float acc[columns][tiles][4] = {};
-    struct moe_unit_tokens tokens;    /* of the first column tile, in one segment */
+    struct moe_unit_tokens<Weights> tokens;    /* of the first column tile, in one segment */
     const uint4 *x[columns];
     uint32_t round = 0, place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
     while (under_way[0].place.items > 0) {
@@ -276,7 +276,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
                 }
             }
             if (here.segment != loaded)
-                moe_unit_load_tokens(&tokens, x[0] + here.segment * (MOE_SEGMENT / 8));
+                tokens.load(x[0] + here.segment * (MOE_SEGMENT / 8));
             loaded = here.segment;
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
 #pragma unroll
             for (int n = 1; n < columns; n++)
                 if (left > 8 * n) {
-                    moe_unit_load_tokens(&tokens, x[n] + here.segment * (MOE_SEGMENT / 8));
+                    tokens.load(x[n] + here.segment * (MOE_SEGMENT / 8));
                     loaded = UINT32_MAX;
                     moe_unit_multiply<Weights, tiles>(acc[n], w.low, w.high, table, tokens, w.steps, lane);
                 }

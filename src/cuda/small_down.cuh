@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     const uint32_t live = moe_live_tokens(params.combine.live_tokens, params.combine.num_tokens);
 
     float acc[1][4] = {};
-    struct moe_unit_tokens tokens;
+    struct moe_unit_tokens<Weights> tokens;
     uint32_t tile = 0, parity = 0;    /* the tile that is not finished yet, and its buffer */
     for (bool done = false; !done;) {
 #pragma unroll
@@ -250,8 +250,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
                 break;
             unsigned char *unit = ring + s * Shape::unit_bytes;
             const uint32_t place = here.start + (g < (int)here.num_tokens ? g : 0);
-            const uint4 *x = (const uint4 *)(p.x + place * p.x_stride) + t;
-            moe_unit_load_tokens(&tokens, x + here.segment * (MOE_SEGMENT / 8));
+            tokens.load((const uint4 *)moe_result_x(p, place) + t + here.segment * (MOE_SEGMENT / 8));
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
             const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, sides[s], lane);

@@ -101,7 +101,8 @@ struct stack {
     }
 };
 
-/* Values without blocks are rounded to bf16. Rows at multiples of 16 bytes if the kernels ask for it, otherwise dense, from an odd address. */
+/* Values without blocks are rounded to bf16. Rows are at multiples of 16 bytes if the kernels ask for it, otherwise
+ * dense, from an odd address. */
 static void make_stack(struct stack *stack, const struct moe_cuda_weights *weights, uint32_t num, uint32_t rows,
                        uint32_t cols, bool bias)
 {
@@ -282,8 +283,8 @@ static double silu(double g)
 }
 
 /* Against double. The slope of silu is below 1.1, the device's silu good to 2^-20, bf16 to 2^-8. */
-static void check(const char *name, const std::vector<uint32_t> &results, const struct run &run, const struct stack *gate,
-                  const struct stack &up, bool activated)
+static void check(const char *name, const std::vector<uint32_t> &results, const struct run &run,
+                  const struct stack *gate, const struct stack &up, bool activated)
 {
     for (size_t a = 0; a < run.active.size(); a++)
         for (uint32_t place = (uint32_t)run.starts[a]; place < (uint32_t)run.starts[a + 1]; place++)
@@ -307,8 +308,8 @@ static void check(const char *name, const std::vector<uint32_t> &results, const 
                 if (activated)
                     off += fabs(wanted) * (ldexp(1, -8) + ldexp(1, -20)) + off * ldexp(1, -8);
                 if (!(fabs(got - wanted) <= off))
-                    fail_msg("%s matrix %u row %u of %u, %u columns, place %u of %u: %g, not %g (+- %g)", name, matrix, r,
-                             up.rows, up.cols, place, run.num_places, got, wanted, off);
+                    fail_msg("%s matrix %u row %u of %u, %u columns, place %u of %u: %g, not %g (+- %g)", name, matrix,
+                             r, up.rows, up.cols, place, run.num_places, got, wanted, off);
             }
 }
 

@@ -66,6 +66,11 @@ MOE_DEVICE uint32_t moe_permute(uint32_t a, uint32_t b, uint32_t selector)
     return d;
 }
 
+MOE_DEVICE uint32_t moe_permute_table(uint32_t constant)
+{
+    return constant;
+}
+
 /* ---- pairs of bf16, the first in the low half ---- */
 
 MOE_DEVICE uint32_t moe_bf16x2(float low, float high)
