@@ -44,14 +44,17 @@ static enum moe_status load(const struct moe_cuda_layer *layer, struct moe_error
                     cudaGetErrorString(result));
 }
 
-/* Sizes that kernels count in 32 bits. */
+/* Sizes, and rows of all matrices together, that kernels count in 32 bits. */
 static bool small_enough(const struct moe_layer_desc *desc)
 {
     const size_t most = INT32_MAX / 2;
     const struct moe_expert_set *sets[] = {desc->experts, desc->shared, desc->latent};
-    for (size_t i = 0; i < MOE_ARRAY_SIZE(sets); i++)
-        if (sets[i] != NULL && (sets[i]->hidden_size > most || sets[i]->intermediate_size > most))
+    for (size_t i = 0; i < MOE_ARRAY_SIZE(sets); i++) {
+        size_t rows, others;
+        if (sets[i] != NULL && (!moe_mul(&rows, sets[i]->hidden_size, sets[i]->num_experts) || rows > most ||
+                                !moe_mul(&others, sets[i]->intermediate_size, sets[i]->num_experts) || others > most))
             return false;
+    }
     return true;
 }
 
@@ -63,7 +66,7 @@ enum moe_status moe_layer_cuda_open(void *self, const struct moe_layer_desc *des
         return moe_fail(error, MOE_ERR_UNSUPPORTED, "the fused layer rounds activations to bf16, which "
                         "MOE_LAYER_EXACT forbids");
     if (!small_enough(desc))
-        return moe_fail(error, MOE_ERR_UNSUPPORTED, "the fused layer takes sizes below 2^30");
+        return moe_fail(error, MOE_ERR_UNSUPPORTED, "the fused layer takes up to 2^30 rows of all experts together");
     struct moe_cuda_layer *layer = moe_alloc(&device->env, sizeof *layer);
     if (layer == NULL)
         return moe_fail(error, MOE_ERR_MEMORY, "no memory for a layer");

@@ -3,8 +3,8 @@
 // has under way (warps * stages units, 36 to 128 KB) covers the latency, everything else has to fit beside it: at 4.4
 // TB/s over 132 multiprocessors a warp instruction has room for 10 bytes of weights.
 //
-// An item is one tile of rows of one matrix, for all of its tokens; blocks get runs of neighbouring items, so that the
-// tokens of a matrix stay in the first cache. `split` warps share an item: warp w takes the accumulators w, w + split,
+// An item is one tile of rows of one matrix, for all of its tokens. Groups of warps take short runs of neighbouring
+// items, dealt out in turn: neighbours share their tokens, and a matrix with many tokens does not fall to one block. `split` warps share an item: warp w takes the accumulators w, w + split,
 // ... (call.h), each of which is a chain of units; partial sums meet in shared memory, in ascending order. Each warp
 // streams its units through a ring of its own, and never waits for another but at the end of an item.
 #ifndef MOE_CUDA_SMALL_CUH
@@ -17,6 +17,8 @@
 struct moe_small_params {
     struct moe_cuda_product product;
     uint32_t split;
+    uint32_t row_tiles;    /* of a matrix */
+    uint32_t chunk;        /* items that a group takes at a time */
 };
 
 /* The shapes of one kernel. */
@@ -26,6 +28,7 @@ template <class Weights_, int tiles_, int columns_, int warps_, int stages_> str
     static constexpr int columns = columns_;    /* of 8 tokens that share a pass over the weights */
     static constexpr int warps = warps_, stages = stages_;    /* warps: at most, blocks may have fewer */
     static constexpr int buffers = 2;    /* of partial sums: warps go on while the last item's are added up */
+    static constexpr uint32_t item_bits = tiles == 1 ? 3 : tiles == 2 ? 4 : 5;    /* gated, an item has 2^bits rows */
     static constexpr size_t unit_bytes = tiles * MOE_TILE_ROWS * Weights::pitch;
     static constexpr size_t ring_bytes = stages * unit_bytes;
     static constexpr size_t table_bytes =
@@ -40,16 +43,49 @@ template <class Weights_, int tiles_, int columns_, int warps_, int stages_> str
     }
 };
 
+/* The first matrices that have pairs, one a lane: asked for all at once, before anything is known. */
+struct moe_small_lists {
+    uint32_t num_active, matrix, start;
+
+    __device__ __forceinline__ explicit moe_small_lists(const struct moe_cuda_pairs &pairs)
+    {
+        const uint32_t lane = threadIdx.x % 32, near = lane <= pairs.num_matrices ? lane : pairs.num_matrices;
+        start = moe_pairs_start(pairs, near);
+        matrix = moe_pairs_matrix(pairs, near < pairs.num_matrices ? near : 0);
+        num_active = moe_pairs_active(pairs);
+    }
+
+    /* All lanes of the warp together. */
+    __device__ __forceinline__ uint32_t matrix_of(const struct moe_cuda_pairs &pairs, uint32_t a) const
+    {
+        return a < 32 ? __shfl_sync(0xffffffffu, matrix, (int)a) : moe_pairs_matrix(pairs, a);
+    }
+
+    __device__ __forceinline__ uint32_t start_of(const struct moe_cuda_pairs &pairs, uint32_t a) const
+    {
+        return a < 32 ? __shfl_sync(0xffffffffu, start, (int)a) : moe_pairs_start(pairs, a);
+    }
+};
+
 /* What does not change during a call of the kernel. */
 struct moe_small_run {
     uint32_t row_tiles, rows_of_item, segments, accumulators;
     uint32_t part, split;             /* this warp's accumulators: part, part + split, ... */
+    uint32_t items, chunk;            /* of the call; that a group takes at a time */
+    uint32_t jump, jump_active, jump_tiles;    /* from its last item to the first of the next chunk: in items, the same
+                                                  in matrices and row tiles */
+    struct moe_small_lists lists;
+
+    __device__ __forceinline__ explicit moe_small_run(const struct moe_cuda_pairs &pairs) : lists(pairs)
+    {
+    }
 };
 
 /* Where a warp is in its run of items, and what it needs to know of the item. */
 template <class Shape> struct moe_small_place {
-    uint32_t items;                   /* left, the present one among them */
-    uint32_t active, row_tile;        /* of the present item */
+    uint32_t items;                   /* 0: none is left */
+    uint32_t item, in_chunk;
+    uint32_t active, row_tile;        /* of the item */
     uint32_t first_token;             /* of the matrix' tokens, those of the present round */
     uint32_t accumulator, segment;
     uint32_t start, num_tokens;       /* places of the matrix */
@@ -61,9 +97,9 @@ template <class Shape> struct moe_small_place {
         accumulator = segment = run.part;
         if (items == 0)
             return;
-        rows.expert = moe_pairs_matrix(p.pairs, active);
-        start = moe_pairs_start(p.pairs, active);
-        num_tokens = moe_pairs_start(p.pairs, active + 1) - start;
+        rows.expert = run.lists.matrix_of(p.pairs, active);
+        start = run.lists.start_of(p.pairs, active);
+        num_tokens = run.lists.start_of(p.pairs, active + 1) - start;
         rows.low_row = row_tile * run.rows_of_item;
         rows.high_row = p.gated ? rows.low_row : rows.low_row + 8 * Shape::tiles;
         rows.low_left = p.up.rows - rows.low_row;
@@ -77,13 +113,21 @@ template <class Shape> struct moe_small_place {
         rows.pitch = Shape::Weights::pitch;
     }
 
-    /* The next tile of rows: of the same matrix, nearly always. */
+    /* The next tile of rows, or the next chunk. */
     __device__ __forceinline__ void next_item(const struct moe_cuda_product &p, const struct moe_small_run &run)
     {
-        items--;
-        if (++row_tile == run.row_tiles) {
-            row_tile = 0;
+        bool jumps = ++in_chunk == run.chunk;
+        item += jumps ? run.jump : 1;
+        row_tile += jumps ? run.jump_tiles : 1;
+        active += jumps ? run.jump_active : 0;
+        in_chunk = jumps ? 0 : in_chunk;
+        items = item < run.items;
+        if (row_tile >= run.row_tiles) {
+            row_tile -= run.row_tiles;
             active++;
+            jumps = true;
+        }
+        if (jumps) {
             enter(p, run);
             return;
         }
@@ -142,7 +186,7 @@ template <class Shape> struct moe_small_stage {
         if (place.items == 0)
             return;
         ends_sum = ahead->advance(p, run);
-        ends_item = ahead->items != place.items || ahead->first_token != place.first_token;
+        ends_item = ahead->item != place.item || ahead->first_token != place.first_token;
     }
 };
 
@@ -180,9 +224,14 @@ MOE_DEVICE float moe_small_sum(const float4 *parts, uint32_t accumulators, uint3
     constexpr uint32_t pitch = Shape::columns * Shape::tiles * 32 * 4;
     uint32_t lane = row % 8 * 4 + n % 8 / 2, i = row / 8 * 2 + n % 2;
     const float *at = (const float *)(parts + (n / 8 * Shape::tiles + m) * 32 + lane) + i;
-    float sum = at[0];
-    for (uint32_t j = 1; j < accumulators; j++)
-        sum += at[j * pitch];
+    float values[MOE_ACCUMULATORS], sum;
+#pragma unroll
+    for (uint32_t j = 0; j < MOE_ACCUMULATORS; j++)    /* all on their way before the first is added */
+        values[j] = j < accumulators ? at[j * pitch] : 0.0f;
+    sum = values[0];
+#pragma unroll
+    for (uint32_t j = 1; j < MOE_ACCUMULATORS; j++)
+        sum = j < accumulators ? sum + values[j] : sum;
     return sum;
 }
 
@@ -192,10 +241,10 @@ template <class Shape>
 MOE_DEVICE void moe_small_finish(const struct moe_cuda_product &p, const struct moe_small_place<Shape> &place,
                                  const float4 *parts, uint32_t accumulators, uint32_t index, uint32_t threads)
 {
-    const uint32_t rows = Shape::tiles * (p.gated ? 8 : 16), left = place.num_tokens - place.first_token;
-    const uint32_t results = rows * (left < 8 * Shape::columns ? left : 8 * Shape::columns);
+    const uint32_t bits = Shape::item_bits + (p.gated ? 0 : 1), left = place.num_tokens - place.first_token;
+    const uint32_t results = (left < 8 * Shape::columns ? left : 8 * Shape::columns) << bits;
     for (; index < results; index += threads) {
-        uint32_t n = index / rows, r = index % rows;
+        uint32_t n = index >> bits, r = index & ((1u << bits) - 1);
         float low, high = 0.0f;
         if (p.gated) {
             low = moe_small_sum<Shape>(parts, accumulators, r / 8, r % 8, n);
@@ -221,15 +270,6 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
     unsigned char *ring = moe_dynamic_shared() + warp * Shape::warp_bytes;
     float2 *table = (float2 *)(ring + Shape::ring_bytes);
 
-    struct moe_small_run run;
-    run.part = warp % split;
-    run.split = split;
-    run.rows_of_item = tiles * (p.gated ? 8 : 16);
-    run.row_tiles = (p.up.rows + run.rows_of_item - 1) / run.rows_of_item;
-    run.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
-    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : (uint32_t)MOE_ACCUMULATORS;
-    float4 *parts = (float4 *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes) +
-                    group * Shape::buffers * run.accumulators * 32 * sums;
     const uint32_t row_bytes = (p.up.cols / MOE_SEGMENT) * Weights::segment_bytes +
                                (p.up.cols % MOE_SEGMENT) * Weights::segment_bytes / MOE_SEGMENT;
     moe_let_next_start();
@@ -237,16 +277,28 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
         return;
     moe_wait_for_previous();
 
+    struct moe_small_run run(p.pairs);
+    run.part = warp % split;
+    run.split = split;
+    run.rows_of_item = tiles * (p.gated ? 8 : 16);
+    run.row_tiles = params.row_tiles;
+    run.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
+    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : (uint32_t)MOE_ACCUMULATORS;
+    float4 *parts = (float4 *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes) +
+                    group * Shape::buffers * run.accumulators * 32 * sums;
     struct moe_small_place<Shape> ahead;
     {
-        /* The lists of a few matrices come into the first cache at once. */
-        uint32_t near = lane < p.pairs.num_matrices ? lane : 0;
-        moe_keep((int32_t)(moe_pairs_matrix(p.pairs, near) ^ moe_pairs_start(p.pairs, near)));
-        uint64_t items = (uint64_t)moe_pairs_active(p.pairs) * run.row_tiles;
-        uint64_t index = blockIdx.x * groups + group, runs = gridDim.x * groups, first = items * index / runs;
-        ahead.items = (uint32_t)(items * (index + 1) / runs - first);
-        ahead.active = (uint32_t)(first / run.row_tiles);
-        ahead.row_tile = (uint32_t)(first % run.row_tiles);
+        const uint32_t runs = gridDim.x * groups, index = group * gridDim.x + blockIdx.x;
+        run.items = run.lists.num_active * run.row_tiles;
+        run.chunk = params.chunk;
+        run.jump = (runs - 1) * run.chunk + 1;
+        run.jump_active = run.jump / run.row_tiles;
+        run.jump_tiles = run.jump - run.jump_active * run.row_tiles;
+        ahead.item = index * run.chunk;
+        ahead.in_chunk = 0;
+        ahead.items = ahead.item < run.items;
+        ahead.active = ahead.item / run.row_tiles;
+        ahead.row_tile = ahead.item - ahead.active * run.row_tiles;
         ahead.enter(p, run);
     }
     struct moe_small_stage<Shape> under_way[stages];
@@ -257,7 +309,8 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
     float acc[columns][tiles][4] = {};
     struct moe_unit_tokens<Weights> tokens;    /* of the first column tile, in one segment */
     const uint4 *x[columns];
-    uint32_t round = 0, place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
+    uint32_t place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
+    uint32_t turn = run.part, buffer = 0;    /* whose results are whose: in turn, for a few results take a few warps */
     while (under_way[0].place.items > 0) {
 #pragma unroll
         for (int s = 0; s < stages; s++) {
@@ -294,7 +347,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
             under_way[s].begin(unit, &ahead, p, run, row_bytes, lane);
             if (!ends_sum)
                 continue;
-            float4 *kept = parts + round % Shape::buffers * run.accumulators * 32 * sums;
+            float4 *kept = parts + buffer * run.accumulators * 32 * sums;
 #pragma unroll
             for (int i = 0; i < sums; i++) {
                 float *sum = &acc[0][0][0] + 4 * i;
@@ -307,9 +360,9 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const _
                 moe_barrier(1 + group, 32 * split);
             else
                 __syncwarp();
-            moe_small_finish<Shape>(p, here, kept, run.accumulators, (run.part + round) % split * 32 + lane,
-                                    32 * split);
-            round++;
+            moe_small_finish<Shape>(p, here, kept, run.accumulators, turn * 32 + lane, 32 * split);
+            turn = turn + 1 < split ? turn + 1 : 0;
+            buffer ^= 1;
         }
     }
 }

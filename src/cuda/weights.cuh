@@ -12,6 +12,7 @@ enum {
     MOE_SMALL_WARPS = 16,
     MOE_SMALL_RING = 5 * 1024,       /* bytes of units that a warp has under way: 16 of them, 80 KB */
     MOE_SMALL_UNIT = 6 * 1024,       /* bytes of a unit with two tiles, at most */
+    MOE_SMALL_TURNS = 8,             /* of each group of warps, at least, where there are items enough */
     MOE_SMALL_PARTS = 40             /* accumulators whose sums meet in shared memory: of 5 groups that have 8 */
 };
 
@@ -35,20 +36,23 @@ struct moe_small_plan {
     uint32_t warps, split, parts;
 };
 
-/* Warps that share an item: as many as keep all warps of a block equally busy, within 7 %. A matrix of 2048 columns has 8
- * segments: 8 warps with one each; of 768 columns 3: 5 groups of 3 warps; of 2880 columns 12, in 8 accumulators of two
- * or one: 4 warps with three each. */
-static inline struct moe_small_plan moe_small_plan(uint32_t cols, uint32_t warps)
+/* Warps that share an item: as many as keep all warps busy, within 7 %, since a warp that keeps to one segment keeps its
+ * tokens in registers. Two things leave warps idle: a matrix of 768 columns has 3 units in a row, so that two warps have
+ * 2 and 1; and the last items of a call do not go round. */
+static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product *product, uint32_t warps, uint32_t items)
 {
-    uint32_t segments = (cols + MOE_SEGMENT - 1) / MOE_SEGMENT, best_busy = 0;
-    uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : (uint32_t)MOE_ACCUMULATORS;
+    const uint32_t segments = (product->up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
+    const uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : (uint32_t)MOE_ACCUMULATORS;
     struct moe_small_plan best = {warps, 1, warps * accumulators};
+    double best_busy = 0;
     for (uint32_t split = 1; split <= accumulators && split <= warps; split++) {
-        uint32_t units = 0, parts = warps / split * accumulators;
+        const uint32_t groups = warps / split, parts = groups * accumulators;
+        const uint32_t runs = groups * product->multiprocessors, rounds = (items + runs - 1) / runs;
+        uint32_t units = 0;
         for (uint32_t j = 0; j < accumulators; j += split)    /* of the warp that has the most, that of accumulator 0 */
             units += (segments - j + MOE_ACCUMULATORS - 1) / MOE_ACCUMULATORS;
-        uint32_t busy = warps / split * segments * 1000 / (units * warps);
-        if (split > 1 && (busy * 107 < best_busy * 100 || parts > MOE_SMALL_PARTS))
+        const double busy = (double)items * segments / ((double)rounds * units * warps * product->multiprocessors);
+        if (split > 1 && (busy * 1.07 < best_busy || parts > MOE_SMALL_PARTS))
             continue;
         best.split = split;
         best.parts = parts;
@@ -60,10 +64,15 @@ static inline struct moe_small_plan moe_small_plan(uint32_t cols, uint32_t warps
 template <class Shape>
 static cudaError_t moe_small_launch(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
 {
-    struct moe_small_plan plan = moe_small_plan(product->up.cols, Shape::warps);
+    const uint32_t rows_of_item = Shape::tiles * (product->gated ? 8 : 16), pairs = product->pairs.num_pairs;
+    const uint32_t row_tiles = (product->up.rows + rows_of_item - 1) / rows_of_item;
+    const uint32_t matrices = pairs < product->pairs.num_matrices ? pairs : product->pairs.num_matrices;
+    struct moe_small_plan plan = moe_small_plan(product, Shape::warps, matrices * row_tiles);
     while (plan.warps > 1 && Shape::shared_bytes(plan.warps, plan.parts) > product->shared_bytes)
-        plan = moe_small_plan(product->up.cols, plan.warps / 2);
-    struct moe_small_params params = {*product, plan.split};
+        plan = moe_small_plan(product, plan.warps / 2, matrices * row_tiles);
+    const uint32_t turns = plan.warps / plan.split * product->multiprocessors * MOE_SMALL_TURNS;
+    const uint32_t chunk = matrices * row_tiles / turns;
+    struct moe_small_params params = {*product, plan.split, row_tiles, chunk > 0 ? chunk : 1};
     return moe_launch(moe_small_kernel<Shape>, product->multiprocessors, plan.warps * 32,
                       Shape::shared_bytes(plan.warps, plan.parts), stream, overlap, params);
 }
