@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // One call of the fused layer: its workspace, and the launches, whose number depends on shapes only.
 //
-//     route           ids, weights, pairs sorted by matrix
+//     route           ids, weights, pairs sorted by matrix; for few tokens along with prepare
 //     (latent in)     latent experts: x to their width
 //     prepare         x as bf16
 //     up, down        the experts', and the shared expert's
@@ -187,7 +187,8 @@ static bool go_on(struct call *call, cudaError_t error)
     return call->error == cudaSuccess;
 }
 
-static void route(struct call *call)
+/* What routing is told of the call; its launches come later. */
+static void set_routing(struct call *call)
 {
     const struct moe_layer_io *io = call->io;
     struct moe_cuda_routing *r = &call->routing;
@@ -205,7 +206,12 @@ static void route(struct call *call)
     r->live_tokens = values_of(&io->live_tokens);
     r->expert_counts = values_of(&io->expert_counts);
     r->counters = call->ctx->counters;
-    go_on(call, moe_cuda_route(r, call->ctx->stream, call->begun));
+}
+
+static void route(struct call *call)
+{
+    if (call->error == cudaSuccess)
+        go_on(call, moe_cuda_route(&call->routing, call->ctx->stream, call->begun));
 }
 
 static void set_device(const struct call *call, struct moe_cuda_product *product)
@@ -282,8 +288,8 @@ static void prepare(struct call *call, const struct moe_cuda_prepare *what)
         go_on(call, moe_cuda_prepare(what, call->ctx->stream, call->begun));
 }
 
-/* x of the experts, the shared one, and where there is a latent width, of the way to it. */
-static void prepare_inputs(struct call *call)
+/* Routing; and x of the experts, the shared one, and where there is a latent width, of the way to it. */
+static void route_and_prepare(struct call *call)
 {
     const struct moe_cuda_layer *layer = call->layer;
     const struct moe_layer_desc *desc = call->desc;
@@ -299,7 +305,13 @@ static void prepare_inputs(struct call *call)
     }
     if (desc->latent == NULL)
         of_x.paddings[paddings++] = padding(&call->experts, &layer->experts);
-    prepare(call, &of_x);
+    if (moe_cuda_route_takes(&call->routing) && !desc->weight_on_input) {
+        call->routing.beside = of_x;
+        route(call);
+    } else {
+        route(call);
+        prepare(call, &of_x);
+    }
     if (desc->latent == NULL)
         return;
     struct moe_cuda_pairs all = every_token(call);
@@ -458,12 +470,14 @@ static void finish(struct call *call)
 
 static void launch(struct call *call)
 {
-    route(call);
+    set_routing(call);
     if (call->mode == FORWARD) {
-        prepare_inputs(call);
+        route_and_prepare(call);
         run_experts(call);
         if (call->has_shared)
             run_shared(call);
+    } else {
+        route(call);
     }
     if (call->mode != ROUTE)
         finish(call);

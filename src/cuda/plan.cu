@@ -3,6 +3,7 @@
 // counts them by matrix and, in a second launch, one that adds up the counts before its own and gives places.
 #include "cuda/launch.cuh"
 #include "cuda/plan.cuh"
+#include "cuda/prepare.cuh"
 #include "moe/moe.h"
 
 /* Counts that every block of the second launch reads all of: 128 KB. */
@@ -46,6 +47,10 @@ static __global__ void __launch_bounds__(MOE_PLAN_PAIRS)
     const struct moe_cuda_routing &r = params.r;
     moe_let_next_start();
     moe_wait_for_previous();
+    if (blockIdx.x > 0) {
+        moe_prepare_beside(r.beside);
+        return;
+    }
     int32_t matrix = MOE_CUDA_SKIPPED;
     if (params.placed) {
         matrix = threadIdx.x < params.num_pairs ? r.places[threadIdx.x] : MOE_CUDA_SKIPPED;
@@ -191,9 +196,10 @@ cudaError_t moe_plan_launch(const struct moe_cuda_routing *routing, bool placed,
 {
     struct moe_plan_params params = {*routing, routing->num_tokens * routing->top_k, 1, 0, placed};
     const uint32_t num_matrices = routing->num_matrices, num_pairs = params.num_pairs;
-    if (num_pairs <= MOE_PLAN_PAIRS)
-        return moe_launch(moe_plan_few_kernel, 1, (num_pairs + 31) & ~31u, sizeof(struct moe_plan_shared), stream,
-                          overlap, params);
+    if (num_pairs <= MOE_PLAN_PAIRS) {
+        const uint32_t few = (num_pairs + 31) & ~31u, blocks = 1 + moe_prepare_blocks(routing->beside, few);
+        return moe_launch(moe_plan_few_kernel, blocks, few, sizeof(struct moe_plan_shared), stream, overlap, params);
+    }
     if (routing->sorts && num_pairs <= MOE_PLAN_BLOCK_PAIRS)
         return moe_launch(moe_plan_one_kernel, 1, MOE_PLAN_THREADS, moe_plan_block_bytes(num_matrices), stream, overlap,
                           params);

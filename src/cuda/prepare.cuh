@@ -131,4 +131,17 @@ MOE_DEVICE void moe_prepare_run(const struct moe_cuda_prepare &p, uint64_t warp,
     }
 }
 
+/* Blocks of so many threads that do it, beside a first one that does something else. */
+static inline uint32_t moe_prepare_blocks(const struct moe_cuda_prepare &p, uint32_t threads)
+{
+    return (uint32_t)((moe_prepare_pieces(p) + threads / 32 - 1) / (threads / 32));
+}
+
+MOE_DEVICE void moe_prepare_beside(const struct moe_cuda_prepare &p)
+{
+    const uint32_t warps = blockDim.x / 32;
+    moe_prepare_run(p, (uint64_t)(blockIdx.x - 1) * warps + threadIdx.x / 32, (uint64_t)(gridDim.x - 1) * warps,
+                    threadIdx.x % 32);
+}
+
 #endif

@@ -2,6 +2,7 @@
 // Launches of routing: few tokens in one block, which also sorts their pairs; many with a team of warps for each token.
 #include "cuda/launch.cuh"
 #include "cuda/logits.h"
+#include "cuda/prepare.cuh"
 #include "cuda/route.cuh"
 
 enum {
@@ -34,6 +35,10 @@ static __global__ void __launch_bounds__(MOE_PLAN_THREADS + MOE_PLAN_PAIRS)
     struct moe_route_chosen chosen = {};
     moe_let_next_start();
     moe_wait_for_previous();
+    if (blockIdx.x > 0) {
+        moe_prepare_beside(r.beside);
+        return;
+    }
     const uint32_t live = moe_plan_live(r);
     if (t < r.num_tokens)
         chosen = moe_route_token(r, team, t, live);
@@ -118,7 +123,8 @@ static cudaError_t moe_route_block(const struct moe_cuda_routing *r, size_t byte
         threads += (num_pairs + 31) & ~31u;
     else
         threads = MOE_PLAN_THREADS;
-    return moe_launch(moe_route_block_kernel, 1, threads, bytes, stream, overlap, params);
+    return moe_launch(moe_route_block_kernel, 1 + moe_prepare_blocks(r->beside, threads), threads, bytes, stream, overlap,
+                      params);
 }
 
 static cudaError_t moe_route_many(const struct moe_cuda_routing *r, cudaStream_t stream, bool overlap)
@@ -150,6 +156,11 @@ extern "C" cudaError_t moe_cuda_route_load(void)
     if (error == cudaSuccess)
         error = moe_plan_load();
     return error == cudaSuccess ? moe_logits_load() : error;
+}
+
+extern "C" bool moe_cuda_route_takes(const struct moe_cuda_routing *r)
+{
+    return r->ids.data != NULL ? r->num_tokens * r->top_k <= MOE_PLAN_PAIRS : moe_route_block_bytes(r) > 0;
 }
 
 extern "C" cudaError_t moe_cuda_route(const struct moe_cuda_routing *r, cudaStream_t stream, bool overlap)

@@ -13,6 +13,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/call.h"
+#include "cuda/prepare.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -80,6 +81,10 @@ struct moe_cuda_routing {
     /* Scratch, of the sizes that moe_cuda_route_scratch gives; NULL where that is 0. */
     double *router_logits;
     uint32_t *histogram;
+
+    /* Activations that blocks of the last launch make beside it; nothing of it may need the routing. Only where
+     * moe_cuda_route_takes; otherwise outputs and paddings are NULL. */
+    struct moe_cuda_prepare beside;
 };
 
 /* How much scratch the sizes in routing need (num_tokens, top_k, num_experts, num_matrices, sorts; views do not
@@ -90,7 +95,10 @@ bool moe_cuda_route_scratch(const struct moe_cuda_routing *routing, size_t *rout
 /* Loads every kernel, so that no launch has to. Not under capture. */
 cudaError_t moe_cuda_route_load(void);
 
-/* Queue it all: 1 launch for ids of up to 1024 pairs, and for logits of up to 16 tokens and 1024 pairs (unless they are
+/* Whether routing of these sizes and views ends with a launch of one block, which has room beside it. */
+bool moe_cuda_route_takes(const struct moe_cuda_routing *routing);
+
+/* Queue it all: 1 launch for ids of up to 2048 pairs, and for logits of up to 16 tokens and 1024 pairs (unless they are
  * more than shared memory holds: 16 bytes a logit); 1 more with the router's matrix; otherwise one for logits, one for
  * ids, and 1 or 2 for the plan. The number depends on sizes and on which views are there. overlap: the first launch may
  * begin before the one ahead of it in the stream is done. num_tokens * top_k is in 1 .. 2^31 - 1. */
