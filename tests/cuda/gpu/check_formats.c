@@ -163,7 +163,8 @@ void check_formats(struct gpu *gpu)
                 continue;
             if (s == 0 && info->block_values > 64)      /* the smallest of whole blocks */
                 shape.hidden_size = shape.intermediate_size = info->block_values;
-            struct part part = {scheme, shape, s % 2 == 1};
+            bool copied = scheme->zeros || scheme->factor;    /* by the core, out of host memory */
+            struct part part = {scheme, shape, s % 2 == 1 && !copied};
             check_part(gpu, check_shape, &part);
         }
 }
