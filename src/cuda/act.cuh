@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// struct moe_act on the device: h = act(g) * (u + up_offset), clamped as it says. Results are rounded to bf16, or bounded
-// as docs/numerics.md says for glu: CUDA's expf, tanhf and erff are within 2 ulp.
+// struct moe_act on the device: h = act(g) * (u + up_offset), clamped as it says. Results are rounded to bf16, or
+// bounded as docs/numerics.md says for glu: CUDA's expf, tanhf and erff are within 2 ulp.
 #ifndef MOE_CUDA_ACT_CUH
 #define MOE_CUDA_ACT_CUH
 

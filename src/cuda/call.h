@@ -49,7 +49,8 @@ struct moe_cuda_plane {
     int32_t format;                         /* enum moe_format */
 };
 
-/* The matrices of gate, up or down. The value at (r, c) is (q - zero - zero_offset) * scale * factor, as in backend.h. */
+/* The matrices of gate, up or down. The value at (r, c) is (q - zero - zero_offset) * scale * factor, as in
+ * backend.h. */
 struct moe_cuda_stack {
     struct moe_cuda_plane values;
     uint32_t rows, cols;

@@ -133,8 +133,8 @@ MOE_DEVICE uint32_t moe_f16x2(float low, float high)
     return d;
 }
 
-/* Two E4M3 codes, in the low half, as a pair of f16: exactly, NaN stays. Before sm_89 their bits are put into place, 2^8
- * too small, denormal where the code is, and multiplied; NaN would become 480. */
+/* Two E4M3 codes, in the low half, as a pair of f16: exactly, NaN stays. Before sm_89 their bits are put into
+ * place, 2^8 too small, denormal where the code is, and multiplied; NaN would become 480. */
 MOE_DEVICE uint32_t moe_e4m3_pair(uint32_t codes)
 {
     uint32_t d;

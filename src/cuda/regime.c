@@ -11,7 +11,8 @@ enum {
     BALANCED_TOKENS = 96    /* of a tile: with more, its products take longer than its weights are on their way */
 };
 
-/* Passes that the last tokens of a matrix cost beyond the mean, where it is one of many: each has some more or fewer. */
+/* Passes that the last tokens of a matrix cost beyond the mean, where it is one of many: each has some more or
+ * fewer. */
 static const double uneven = 0.4;
 
 /* Rings fill, and tiles are stored, while nothing is multiplied. */

@@ -6,8 +6,8 @@
 #include "cuda/act.cuh"
 #include "cuda/order.cuh"
 
-/* The a-th matrix that has pairs: its index, and its first place; a may be one too many for the latter. Plain loads: the
- * read-only path does not promise to see what the kernel before has written. */
+/* The a-th matrix that has pairs: its index, and its first place; a may be one too many for the latter. Plain
+ * loads: the read-only path does not promise to see what the kernel before has written. */
 MOE_DEVICE uint32_t moe_pairs_active(const struct moe_cuda_pairs &pairs)
 {
     return pairs.num_active != NULL ? (uint32_t)*pairs.num_active : 1;
@@ -30,9 +30,10 @@ MOE_DEVICE const uint16_t *moe_result_x(const struct moe_cuda_product &p, uint32
     return p.x + row * p.x_stride;
 }
 
-/* Row `row` of the results of an expert, not rounded to bf16: low is the sum of gate's row and high of up's, or low of the
- * only matrix. */
-MOE_DEVICE float moe_result_value(const struct moe_cuda_product &p, uint32_t expert, uint32_t row, float low, float high)
+/* Row `row` of the results of an expert, not rounded to bf16: low is the sum of gate's row and high of up's, or low
+ * of the only matrix. */
+MOE_DEVICE float moe_result_value(const struct moe_cuda_product &p, uint32_t expert, uint32_t row, float low,
+                                  float high)
 {
     const size_t bias = (size_t)expert * p.up.rows + row;
     if (p.gated) {
@@ -44,8 +45,8 @@ MOE_DEVICE float moe_result_value(const struct moe_cuda_product &p, uint32_t exp
     return p.activated ? moe_act_glu(p.act, low, 0.0f, false) : low;
 }
 
-MOE_DEVICE void moe_result_store(const struct moe_cuda_product &p, uint32_t expert, size_t place, uint32_t row, float low,
-                                 float high)
+MOE_DEVICE void moe_result_store(const struct moe_cuda_product &p, uint32_t expert, size_t place, uint32_t row,
+                                 float low, float high)
 {
     const float value = moe_result_value(p, expert, row, low, high);
     if (p.activated)

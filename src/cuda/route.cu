@@ -123,8 +123,8 @@ static cudaError_t moe_route_block(const struct moe_cuda_routing *r, size_t byte
         threads += (num_pairs + 31) & ~31u;
     else
         threads = MOE_PLAN_THREADS;
-    return moe_launch(moe_route_block_kernel, 1 + moe_prepare_blocks(r->beside, threads), threads, bytes, stream, overlap,
-                      params);
+    const uint32_t blocks = 1 + moe_prepare_blocks(r->beside, threads);
+    return moe_launch(moe_route_block_kernel, blocks, threads, bytes, stream, overlap, params);
 }
 
 static cudaError_t moe_route_many(const struct moe_cuda_routing *r, cudaStream_t stream, bool overlap)

@@ -4,9 +4,10 @@
 // TB/s over 132 multiprocessors a warp instruction has room for 10 bytes of weights.
 //
 // An item is one tile of rows of one matrix, for all of its tokens. Groups of warps take short runs of neighbouring
-// items, dealt out in turn: neighbours share their tokens, and a matrix with many tokens does not fall to one block. `split` warps share an item: warp w takes the accumulators w, w + split,
-// ... (call.h), each of which is a chain of units; partial sums meet in shared memory, in ascending order. Each warp
-// streams its units through a ring of its own, and never waits for another but at the end of an item.
+// items, dealt out in turn: neighbours share their tokens, and a matrix with many tokens does not fall to one block.
+// `split` warps share an item: warp w takes the accumulators w, w + split, ... (call.h), each of which is a chain of
+// units; partial sums meet in shared memory, in ascending order. Each warp streams its units through a ring of its
+// own, and never waits for another but at the end of an item.
 #ifndef MOE_CUDA_SMALL_CUH
 #define MOE_CUDA_SMALL_CUH
 
@@ -190,8 +191,8 @@ template <class Shape> struct moe_small_stage {
     }
 };
 
-/* A unit that has arrived: the first bytes of rows g and g + 8 of each tile, and how many steps of 32 columns it has. The
- * table is filled with its scales. */
+/* A unit that has arrived: the first bytes of rows g and g + 8 of each tile, and how many steps of 32 columns it
+ * has. The table is filled with its scales. */
 template <class Shape> struct moe_small_unit {
     const unsigned char *low[Shape::tiles], *high[Shape::tiles];
     uint32_t steps;
@@ -260,7 +261,8 @@ MOE_DEVICE void moe_small_finish(const struct moe_cuda_product &p, const struct 
 }
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const __grid_constant__ moe_small_params params)
+__global__ void __launch_bounds__(Shape::warps * 32, 1)
+    moe_small_kernel(const __grid_constant__ moe_small_params params)
 {
     typedef typename Shape::Weights Weights;
     constexpr int tiles = Shape::tiles, columns = Shape::columns, stages = Shape::stages, sums = tiles * columns;

@@ -36,10 +36,11 @@ struct moe_small_plan {
     uint32_t warps, split, parts;
 };
 
-/* Warps that share an item: as many as keep all warps busy, within 7 %, since a warp that keeps to one segment keeps its
- * tokens in registers. Two things leave warps idle: a matrix of 768 columns has 3 units in a row, so that two warps have
- * 2 and 1; and the last items of a call do not go round. */
-static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product *product, uint32_t warps, uint32_t items)
+/* Warps that share an item: as many as keep all warps busy, within 7 %, since a warp that keeps to one segment
+ * keeps its tokens in registers. Two things leave warps idle: a matrix of 768 columns has 3 units in a row, so that
+ * two warps have 2 and 1; and the last items of a call do not go round. */
+static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product *product, uint32_t warps,
+                                                   uint32_t items)
 {
     const uint32_t segments = (product->up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
     const uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : (uint32_t)MOE_ACCUMULATORS;

@@ -92,8 +92,8 @@ static double own_limit(struct gpu *gpu, const struct subject *subject, const st
     return 1.25 * error * (rounded ? sqrt(2) : 1);
 }
 
-/* Rows that do not begin at multiples of 16 bytes go through dequantisers, which round to bf16, but for the formats whose
- * kernels take rows anywhere. */
+/* Rows that do not begin at multiples of 16 bytes go through dequantisers, which round to bf16, but for the formats
+ * whose kernels take rows anywhere. */
 static bool rounds_rows(const struct scheme *scheme, size_t cols)
 {
     enum moe_format format = scheme->format;
