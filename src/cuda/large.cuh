@@ -55,60 +55,55 @@ MOE_DEVICE struct moe_unit_rows moe_large_unit_rows(const struct moe_cuda_produc
     return rows;
 }
 
-/* What a lane reads in a stage: the first bytes of rows g and g + 8 of each tile (sliced: its 16 bytes of step 0), and
- * its 16 bytes of step 0 of token g of the warp's first column tile. */
-template <class Shape> struct moe_large_operands {
-    const unsigned char *low[Shape::tiles], *high[Shape::tiles], *x;
+/* What a lane reads of a unit: the first bytes of rows g and g + 8 of each tile; and its warp's table. */
+template <class Shape> struct moe_large_unit {
+    const unsigned char *low[Shape::tiles], *high[Shape::tiles];
     const float2 *table;
 };
 
+/* What a lane multiplies in a stage. Offsets are of its 16 bytes in step 0 of row g, or of token g of its warp's first
+ * column tile; those of step s are at ^ 64 s. */
+template <class Shape> struct moe_large_stage {
+    uint32_t steps, first_step;           /* of 32 columns; of them the first, in its segment */
+    uint32_t x, slice;
+    uint32_t zero;
+    struct moe_large_unit<Shape> unit;    /* of formats that are not sliced */
+};
+
+/* Make ready for a unit that has arrived. */
 template <class Shape>
-MOE_DEVICE void moe_large_find(struct moe_large_operands<Shape> *operands, const struct moe_large_params &params,
-                               unsigned char *shared, const struct moe_large_tile &tile,
-                               const struct moe_large_lane<Shape> &lane, const struct moe_large_place &here,
-                               const typename Shape::Weights::side &side)
+MOE_DEVICE void moe_large_find_unit(struct moe_large_unit<Shape> *found, const struct moe_large_params &params,
+                                    unsigned char *shared, uint32_t number, uint32_t segment, uint32_t unit,
+                                    const struct moe_large_lane<Shape> &lane,
+                                    const typename Shape::Weights::side &side)
 {
     typedef typename Shape::Weights Weights;
     constexpr int tiles = Shape::tiles;
-    const int g = lane.lane / 4, t = lane.lane % 4;
-    const unsigned char *of_warp = shared + params.units_at + here.unit * Shape::unit_bytes +
+    const struct moe_unit_rows rows = moe_large_unit_rows<Shape>(
+        params.product, *moe_large_queue(params, shared, number), lane.row_warp, segment);
+    const unsigned char *of_warp = shared + params.units_at + unit * Shape::unit_bytes +
                                    lane.row_warp * 16 * tiles * Shape::unit_pitch;
-    operands->x = shared + here.slot * Shape::x_bytes + (8 * lane.token_warp + g) * Shape::x_pitch + 16 * t;
-    operands->table = (const float2 *)(shared + params.tables_at + threadIdx.x / 32 * Shape::table_bytes);
-    if (Shape::sliced) {
-#pragma unroll
-        for (int m = 0; m < tiles; m++) {
-            operands->low[m] = of_warp + (16 * m + g) * Shape::unit_pitch;
-            operands->high[m] = operands->low[m] + 8 * Shape::unit_pitch;
-        }
-        return;
-    }
-    const uint32_t segment = here.column / MOE_SEGMENT;
-    const struct moe_unit_rows rows = moe_large_unit_rows<Shape>(params.product, tile, lane.row_warp, segment);
-    if (Shape::table_bytes > 0 && here.column % MOE_SEGMENT == 0) {
-        Weights::template scales<tiles>((float2 *)operands->table, of_warp, side, rows, segment, lane.lane);
+    float2 *table = (float2 *)(shared + params.tables_at + threadIdx.x / 32 * Shape::table_bytes);
+    if (Shape::table_bytes > 0) {
+        Weights::template scales<tiles>(table, of_warp, side, rows, segment, lane.lane);
         __syncwarp();
     }
+    found->table = table + lane.lane / 4;
 #pragma unroll
     for (int m = 0; m < tiles; m++) {
-        operands->low[m] = moe_unit_begin<Weights, tiles>(of_warp, rows, segment, 16 * m + g);
-        operands->high[m] = moe_unit_begin<Weights, tiles>(of_warp, rows, segment, 16 * m + g + 8);
+        found->low[m] = moe_unit_begin<Weights, tiles>(of_warp, rows, segment, 16 * m + lane.lane / 4);
+        found->high[m] = moe_unit_begin<Weights, tiles>(of_warp, rows, segment, 16 * m + lane.lane / 4 + 8);
     }
 }
 
-/* Begin to load what scales of a unit lie apart from it, if a unit begins at `place`. */
+/* Begin to load what scales of a unit lie apart from it. */
 template <class Shape>
 MOE_DEVICE void moe_large_fetch(typename Shape::Weights::side *side, const struct moe_large_params &params,
-                                unsigned char *shared, const struct moe_large_lane<Shape> &lane,
-                                const struct moe_large_place &place)
+                                unsigned char *shared, uint32_t number, uint32_t segment,
+                                const struct moe_large_lane<Shape> &lane)
 {
-    if (Shape::table_bytes == 0 || place.column % MOE_SEGMENT != 0 ||
-        place.number >= moe_large_state(params, shared)->num_tiles)
-        return;
-    const struct moe_large_tile tile =
-        ((struct moe_large_tile *)(shared + params.queue_at))[place.number % MOE_LARGE_QUEUE];
-    const uint32_t segment = place.column / MOE_SEGMENT;
-    const struct moe_unit_rows rows = moe_large_unit_rows<Shape>(params.product, tile, lane.row_warp, segment);
+    const struct moe_unit_rows rows = moe_large_unit_rows<Shape>(
+        params.product, *moe_large_queue(params, shared, number), lane.row_warp, segment);
     Shape::Weights::template fetch<Shape::tiles>(side, rows, segment, lane.lane);
 }
 
@@ -150,11 +145,11 @@ MOE_DEVICE void moe_large_add_scaled(float (&acc)[Shape::tiles][Shape::columns][
     }
 }
 
-/* acc += the products of a group of several steps, which is a stage, scaled. x, scales: of the stage. */
+/* acc += the products of a group of several steps, which is a stage, scaled. x: as an offset, of step 0. */
 template <class Shape, int columns>
 MOE_DEVICE void moe_large_add_group(float (&acc)[Shape::tiles][Shape::columns][4],
-                                    const float (&products)[Shape::tiles][Shape::columns][4], const unsigned char *x,
-                                    const float2 *scales, int lane)
+                                    const float (&products)[Shape::tiles][Shape::columns][4],
+                                    const unsigned char *shared, uint32_t x, const float2 *scales)
 {
     constexpr bool offset = Shape::Weights::offset;
     constexpr uint32_t column_bytes = MOE_TILE_TOKENS * Shape::token_warps * Shape::x_pitch;
@@ -166,7 +161,7 @@ MOE_DEVICE void moe_large_add_group(float (&acc)[Shape::tiles][Shape::columns][4
         if (offset)
 #pragma unroll
             for (uint32_t s = 0; s < Shape::stage_steps; s++) {
-                const uint4 b = *(const uint4 *)(x + moe_large_chunk(lane / 4, 4 * s) + n * column_bytes);
+                const uint4 b = *(const uint4 *)(shared + (x ^ 64 * s) + n * column_bytes);
                 moe_mma_bf16(sums, ones, b.x, b.y);
                 moe_mma_bf16(sums, ones, b.z, b.w);
             }
@@ -183,84 +178,88 @@ MOE_DEVICE void moe_large_add_group(float (&acc)[Shape::tiles][Shape::columns][4
     }
 }
 
-/* The operands of step s of a stage, of all tiles. */
-template <class Shape>
-MOE_DEVICE void moe_large_load(uint32_t (&a)[Shape::tiles][8], const struct moe_large_operands<Shape> &operands,
-                               uint32_t first_step, uint32_t s, uint32_t zero, int lane)
+/* acc += a stage of slices, of the first `columns` column tiles. */
+template <class Shape, int columns>
+MOE_DEVICE void moe_large_multiply_slice(float (&acc)[Shape::tiles][Shape::columns][4], const unsigned char *shared,
+                                         const struct moe_large_stage<Shape> &stage)
 {
-    typedef typename Shape::Weights Weights;
-    const uint32_t at = Shape::sliced ? moe_large_chunk(lane / 4, 4 * s) : 0;
+    uint32_t slice = stage.slice, x = stage.x;
+#pragma unroll 1
+    for (uint32_t s = 0; s < stage.steps; s++) {
+        uint32_t a[Shape::tiles][8];
 #pragma unroll
-    for (int m = 0; m < Shape::tiles; m++) {
-        Weights::load(a[m], operands.low[m] + at, operands.high[m] + at, Shape::sliced ? 0 : first_step + s, lane % 4);
-        /* Not mere copies of what has been loaded: those ptxas would make again in front of each instruction. */
-        if (Shape::sliced)
+        for (int m = 0; m < Shape::tiles; m++) {
+            const unsigned char *low = shared + slice + 16 * m * Shape::unit_pitch;
+            Shape::Weights::load(a[m], low, low + 8 * Shape::unit_pitch, 0, 0);
+            /* Not mere copies of what has been loaded: those ptxas would make again in front of each instruction. */
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                a[m][i] ^= zero;
+                a[m][i] ^= stage.zero;
+        }
+        moe_large_add<Shape, columns>(acc, a, shared + x);
+        slice ^= 64;
+        x ^= 64;
     }
 }
 
-/* acc += `steps` steps of a stage, of the first `columns` column tiles; first_step: of the stage, in its segment. */
+/* acc += a stage of a unit, of the first `columns` column tiles. */
 template <class Shape, int columns>
-MOE_DEVICE void moe_large_multiply(float (&acc)[Shape::tiles][Shape::columns][4],
-                                   const struct moe_large_operands<Shape> &operands, uint32_t first_step,
-                                   uint32_t steps, uint32_t zero, int lane)
+MOE_DEVICE void moe_large_multiply_unit(float (&acc)[Shape::tiles][Shape::columns][4], const unsigned char *shared,
+                                        const struct moe_large_stage<Shape> &stage, int lane)
 {
     typedef typename Shape::Weights Weights;
-    uint32_t a[Shape::tiles][8];
-    if constexpr (Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT) {
-        if (steps == 0)
-            return;
-        float products[Shape::tiles][Shape::columns][4] = {};
+    constexpr bool grouped = Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT;
+    constexpr uint32_t groups = Weights::group >= 32 ? 1 : 32 / Weights::group;
+    if (grouped && stage.steps == 0)
+        return;
+    float products[grouped ? Shape::tiles : 1][grouped ? Shape::columns : 1][4] = {};
 #pragma unroll
-        for (uint32_t s = 0; s < Shape::stage_steps; s++) {
-            moe_large_load<Shape>(a, operands, first_step, s, zero, lane);
-            moe_large_add<Shape, columns>(products, a, operands.x + moe_large_chunk(lane / 4, 4 * s));
-        }
-        moe_large_add_group<Shape, columns>(
-            acc, products, operands.x,
-            operands.table + first_step / Shape::stage_steps * Shape::tiles * MOE_TILE_ROWS + lane / 4, lane);
-    } else {
-        constexpr uint32_t groups = Weights::group >= 32 ? 1 : 32 / Weights::group;
-#pragma unroll(Shape::sliced ? 1 : Shape::stage_steps)
-        for (uint32_t s = 0; s < Shape::stage_steps; s++) {
-            if (s >= steps)
-                break;
-            const unsigned char *x = operands.x + moe_large_chunk(lane / 4, 4 * s);
-            moe_large_load<Shape>(a, operands, first_step, s, zero, lane);
-            if constexpr (Weights::group < MOE_SEGMENT)
-                moe_large_add_scaled<Shape, columns>(
-                    acc, a, x,
-                    operands.table + (first_step + s) * groups * Shape::tiles * MOE_TILE_ROWS + lane / 4);
-            else
-                moe_large_add<Shape, columns>(acc, a, x);
-        }
+    for (uint32_t s = 0; s < Shape::stage_steps; s++) {
+        if (!grouped && s >= stage.steps)
+            break;
+        uint32_t a[Shape::tiles][8];
+#pragma unroll
+        for (int m = 0; m < Shape::tiles; m++)
+            Weights::load(a[m], stage.unit.low[m], stage.unit.high[m], stage.first_step + s, lane % 4);
+        const unsigned char *at = shared + (stage.x ^ 64 * s);
+        if constexpr (grouped)
+            moe_large_add<Shape, columns>(products, a, at);
+        else if constexpr (Weights::group < MOE_SEGMENT)
+            moe_large_add_scaled<Shape, columns>(
+                acc, a, at, stage.unit.table + (stage.first_step + s) * groups * Shape::tiles * MOE_TILE_ROWS);
+        else
+            moe_large_add<Shape, columns>(acc, a, at);
     }
+    if constexpr (grouped)
+        moe_large_add_group<Shape, columns>(
+            acc, products, shared, stage.x, stage.unit.table + stage.first_step / Shape::stage_steps * Shape::tiles * MOE_TILE_ROWS);
 }
 
-/* As many column tiles as the warp has, in pairs. */
-template <class Shape>
-MOE_DEVICE void moe_large_multiply_some(float (&acc)[Shape::tiles][Shape::columns][4],
-                                        const struct moe_large_operands<Shape> &operands, uint32_t first_step,
-                                        uint32_t steps, uint32_t zero, const struct moe_large_lane<Shape> &lane)
+/* acc += a stage. */
+template <class Shape, int columns>
+MOE_DEVICE void moe_large_multiply(float (&acc)[Shape::tiles][Shape::columns][4], const unsigned char *shared,
+                                   const struct moe_large_stage<Shape> &stage, int lane)
 {
-    switch ((lane.columns + 1) / 2) {
-    case 0:
-        break;
-    case 1:
-        moe_large_multiply<Shape, 2>(acc, operands, first_step, steps, zero, lane.lane);
-        break;
-    case 2:
-        moe_large_multiply<Shape, 4>(acc, operands, first_step, steps, zero, lane.lane);
-        break;
-    case 3:
-        moe_large_multiply<Shape, 6>(acc, operands, first_step, steps, zero, lane.lane);
-        break;
-    default:
-        moe_large_multiply<Shape, 8>(acc, operands, first_step, steps, zero, lane.lane);
-        break;
-    }
+    if constexpr (Shape::sliced)
+        moe_large_multiply_slice<Shape, columns>(acc, shared, stage);
+    else
+        moe_large_multiply_unit<Shape, columns>(acc, shared, stage, lane);
+}
+
+/* As many column tiles as the warp has, in pairs; what one too many gives is not stored. */
+template <class Shape>
+MOE_DEVICE void moe_large_multiply_some(float (&acc)[Shape::tiles][Shape::columns][4], const unsigned char *shared,
+                                        const struct moe_large_stage<Shape> &stage,
+                                        const struct moe_large_lane<Shape> &lane)
+{
+    if (lane.columns > 6)
+        moe_large_multiply<Shape, 8>(acc, shared, stage, lane.lane);
+    else if (lane.columns > 4)
+        moe_large_multiply<Shape, 6>(acc, shared, stage, lane.lane);
+    else if (lane.columns > 2)
+        moe_large_multiply<Shape, 4>(acc, shared, stage, lane.lane);
+    else if (lane.columns > 0)
+        moe_large_multiply<Shape, 2>(acc, shared, stage, lane.lane);
 }
 
 template <class Shape>
@@ -269,7 +268,7 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
 {
     const struct moe_cuda_product &p = params.product;
     unsigned char *shared = moe_dynamic_shared();
-    const int warp = threadIdx.x / 32;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     struct moe_large_lane<Shape> lane = {(int)threadIdx.x % 32, warp % Shape::row_warps, warp / Shape::row_warps, 0};
     moe_let_next_start();
     moe_wait_for_previous();
@@ -277,65 +276,56 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
     const struct moe_large_list list = moe_large_list_at(shared + params.list_at, p.pairs.num_matrices);
     const uint32_t items =
         moe_large_list_fill<Shape::tokens>(list, p.pairs, params.row_tiles, (uint32_t *)(shared + params.warps_at));
-    struct moe_large_state *state = moe_large_state(params, shared);
-    bool enter = blockIdx.x < items;
-    if (lane.lane == 0) {
-        struct moe_large_state begin = {};
-        begin.item = blockIdx.x;
-        begin.num_tiles = enter ? (items - blockIdx.x + gridDim.x - 1) / gridDim.x : 0;
-        *state = begin;
-    }
-    __syncwarp();
-    uint32_t pair = 0;
-    for (uint32_t s = 0; s < params.stages; s++) {
-        if (enter) {
-            pair = moe_large_enter<Shape>(params, shared, lane.lane);
-            moe_large_find_x<Shape>(params, shared, pair, lane.lane);
-        }
-        if (s + 1 < params.stages)
-            enter = moe_large_copy<Shape>(params, shared, lane.lane);
-    }
+    if (blockIdx.x >= items)
+        return;
+    const uint32_t num_tiles = (items - blockIdx.x + gridDim.x - 1) / gridDim.x;
+    struct moe_large_ahead ahead = {0, 0, 0};
+    moe_large_enter<Shape>(params, shared, 0);
+    for (uint32_t s = 0; s + 1 < params.stages; s++)
+        moe_large_copy<Shape>(&ahead, params, shared, s * Shape::slot_bytes, num_tiles);
 
     float acc[Shape::tiles][Shape::columns][4], total[Shape::tiles][Shape::columns][4];
     constexpr int values = Shape::tiles * Shape::columns * 4;
+    const uint32_t x_of_lane = (8 * lane.token_warp + g) * Shape::x_pitch + (16 * t ^ g % 2 * 64);
+    const uint32_t slice_of_lane =
+        Shape::x_bytes + (16 * Shape::tiles * lane.row_warp + g) * Shape::unit_pitch + (16 * t ^ g % 2 * 64);
+    uint32_t slot = 0, slot_before = (params.stages - 1) * Shape::slot_bytes, unit = 0, column = 0;
+    struct moe_large_stage<Shape> stage;
+    stage.zero = params.zero;
+    typename Shape::Weights::side side;
+    __syncthreads();    /* the first tile is in the queue */
+    if (Shape::table_bytes > 0)
+        moe_large_fetch<Shape>(&side, params, shared, 0, 0, lane);
 #pragma unroll
     for (int i = 0; i < values; i++) {
         (&acc[0][0][0])[i] = 0.0f;
         (&total[0][0][0])[i] = -0.0f;    /* which leaves what is added to it as it is, zeros too */
     }
-    typename Shape::Weights::side side;
-    __syncthreads();    /* the first tile is in the queue */
-    moe_large_fetch<Shape>(&side, params, shared, lane, state->here);
+    lane.find_columns(moe_large_queue(params, shared, 0)->tokens);
 #pragma unroll 1
-    while (state->here.number < state->num_tiles) {
+    for (uint32_t number = 0; number < num_tiles;) {
         moe_large_wait(params.stages);
         __syncthreads();
-        enter = moe_large_copy<Shape>(params, shared, lane.lane);
-        if (enter)
-            pair = moe_large_enter<Shape>(params, shared, lane.lane);
-        struct moe_large_place here = state->here;
-        const struct moe_large_tile *tile = (struct moe_large_tile *)(shared + params.queue_at) +
-                                            here.number % MOE_LARGE_QUEUE;
-        lane.find_columns(tile->tokens);
-        struct moe_large_operands<Shape> operands;
-        moe_large_find<Shape>(&operands, params, shared, *tile, lane, here, side);
-        struct moe_large_place next = here;    /* whose tile has been entered: the ring is ahead by a stage at least */
-        moe_large_advance<Shape>(&next, params);
-        moe_large_fetch<Shape>(&side, params, shared, lane, next);
-        const uint32_t cols_left = here.column < p.up.cols ? p.up.cols - here.column : 0;
-        const uint32_t steps = cols_left < Shape::stage_cols ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
-                                                             : Shape::stage_steps;
-        moe_large_multiply_some<Shape>(acc, operands, here.column % MOE_SEGMENT / MOE_STEP_COLS, steps, params.zero,
-                                       lane);
-        if (enter)
-            moe_large_find_x<Shape>(params, shared, pair, lane.lane);
-        __syncwarp();    /* also: what follows is loaded again, rather than kept in registers */
-        here = state->here;
-        const enum moe_large_step step = moe_large_advance<Shape>(&here, params);
-        __syncwarp();
-        if (lane.lane == 0)
-            state->here = here;
-        __syncwarp();
+        moe_large_copy<Shape>(&ahead, params, shared, slot_before, num_tiles);
+        const uint32_t cols_left = column < p.up.cols ? p.up.cols - column : 0;
+        stage.steps = cols_left < Shape::stage_cols ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
+                                                    : Shape::stage_steps;
+        stage.first_step = column % MOE_SEGMENT / Shape::stage_cols * Shape::stage_steps;
+        stage.x = slot + x_of_lane;
+        stage.slice = slot + slice_of_lane;
+        if (!Shape::sliced && stage.first_step == 0)
+            moe_large_find_unit<Shape>(&stage.unit, params, shared, number, column / MOE_SEGMENT, unit, lane, side);
+        const enum moe_large_step step = moe_large_next_column<Shape>(&column, p.up.cols);
+        if (!Shape::sliced && column % MOE_SEGMENT == 0) {
+            unit = unit + 1 < params.units ? unit + 1 : 0;
+            /* Its tile has been entered: the ring is ahead by a stage at least. */
+            const uint32_t next = number + (step == MOE_LARGE_NEXT_TILE ? 1 : 0);
+            if (Shape::table_bytes > 0 && next < num_tiles)
+                moe_large_fetch<Shape>(&side, params, shared, next, column / MOE_SEGMENT, lane);
+        }
+        moe_large_multiply_some<Shape>(acc, shared, stage, lane);
+        slot_before = slot;
+        slot = slot + Shape::slot_bytes < params.units_at ? slot + Shape::slot_bytes : 0;
         if (step == MOE_LARGE_ON)
             continue;
 #pragma unroll
@@ -345,16 +335,15 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
         }
         if (step != MOE_LARGE_NEXT_TILE)
             continue;
-        tile = (struct moe_large_tile *)(shared + params.queue_at) + (here.number - 1) % MOE_LARGE_QUEUE;
-        lane.find_columns(tile->tokens);
-        moe_large_store<Shape>(p, *tile, lane, total, shared + params.staged_at,
+        moe_large_store<Shape>(p, *moe_large_queue(params, shared, number), lane, total, shared + params.staged_at,
                                (float *)(shared + params.warps_at + warp * 8 * Shape::warp_pitch));
 #pragma unroll
         for (int i = 0; i < values; i++)
             (&total[0][0][0])[i] = -0.0f;
+        if (++number < num_tiles)
+            lane.find_columns(moe_large_queue(params, shared, number)->tokens);
     }
 }
-
 /* Launch parameters, and how much shared memory; the deepest ring that fits. False: none does, or tiles can not be
  * counted in 32 bits, or rows of h not be written 16 bytes at a time. */
 template <class Shape>
@@ -368,6 +357,8 @@ static inline bool moe_large_plan(struct moe_large_params *params, size_t *share
     const uint64_t token_tiles = (uint64_t)product->pairs.num_pairs / Shape::tokens + product->pairs.num_matrices;
     if (params->row_tiles * token_tiles > UINT32_MAX - product->multiprocessors ||
         (product->activated && (product->h_stride % 8 != 0 || ((uintptr_t)product->h & 15) != 0)))
+        return false;
+    if (product->up.values.stride > UINT32_MAX / 16 || (product->gated && product->gate.values.stride > UINT32_MAX / 16))
         return false;
     for (uint32_t stages = MOE_LARGE_STAGES; stages > 1; stages--) {
         *shared_bytes = moe_large_lay_out<Shape>(params, stages);

@@ -73,19 +73,18 @@ MOE_DEVICE uint32_t moe_large_list_fill(const struct moe_large_list &list, const
     return list.first[n];
 }
 
-/* Tile `item`, for all lanes of a warp; matrix: the active matrix of an earlier tile, becomes that of this one. */
+/* Tile `item`, for all lanes of a warp. */
 template <int tile_tokens>
 MOE_DEVICE struct moe_large_tile moe_large_list_find(const struct moe_large_list &list,
                                                      const struct moe_cuda_pairs &pairs, uint32_t item,
-                                                     uint32_t *matrix, uint32_t row_tiles, uint32_t tile_rows, int lane)
+                                                     uint32_t row_tiles, uint32_t tile_rows, int lane)
 {
     constexpr uint32_t band = MOE_LARGE_BAND / tile_tokens;
-    uint32_t a = *matrix;
+    uint32_t a = 0;
     for (uint32_t passed = 32; passed == 32; a += passed) {
         uint32_t next = a + 1 + lane;
         passed = (uint32_t)__popc(__ballot_sync(0xffffffffu, next <= *list.num_active && list.first[next] <= item));
     }
-    *matrix = a;
     const uint32_t start = list.starts[a], tokens = list.starts[a + 1] - start, of_matrix = item - list.first[a];
     const uint32_t bands = of_matrix / (band * row_tiles), of_band = of_matrix - bands * band * row_tiles;
     const uint32_t left = (tokens + tile_tokens - 1) / tile_tokens - bands * band, width = left < band ? left : band;
