@@ -262,6 +262,52 @@ MOE_DEVICE void moe_large_multiply_some(float (&acc)[Shape::tiles][Shape::column
         moe_large_multiply<Shape, 2>(acc, shared, stage, lane.lane);
 }
 
+/* ---- sums ---- */
+
+/* A thread's totals: all but the last Shape::kept fours in registers, these in shared memory. -0 leaves what is added to
+ * it as it is, zeros too. */
+template <class Shape> struct moe_large_totals {
+    static constexpr int fours = Shape::tiles * Shape::columns, values = 4 * (fours - Shape::kept);
+    float value[values];
+    float4 *kept;    /* MOE_LARGE_THREADS apart */
+
+    __device__ __forceinline__ void clear(void)
+    {
+#pragma unroll
+        for (int i = 0; i < values; i++)
+            value[i] = -0.0f;
+#pragma unroll
+        for (int i = 0; i < Shape::kept; i++)
+            kept[i * MOE_LARGE_THREADS] = make_float4(-0.0f, -0.0f, -0.0f, -0.0f);
+    }
+
+    /* sums += totals */
+    __device__ __forceinline__ void add_to(float *sums) const
+    {
+#pragma unroll
+        for (int i = 0; i < values; i++)
+            sums[i] = value[i] + sums[i];
+#pragma unroll
+        for (int i = 0; i < Shape::kept; i++) {
+            const float4 four = kept[i * MOE_LARGE_THREADS];
+            float *sum = sums + values + 4 * i;
+            sum[0] = four.x + sum[0], sum[1] = four.y + sum[1], sum[2] = four.z + sum[2], sum[3] = four.w + sum[3];
+        }
+    }
+
+    __device__ __forceinline__ void take(const float *sums)
+    {
+#pragma unroll
+        for (int i = 0; i < values; i++)
+            value[i] = sums[i];
+#pragma unroll
+        for (int i = 0; i < Shape::kept; i++) {
+            const float *sum = sums + values + 4 * i;
+            kept[i * MOE_LARGE_THREADS] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+        }
+    }
+};
+
 template <class Shape>
 __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
     moe_large_kernel(const __grid_constant__ moe_large_params params)
@@ -278,72 +324,73 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
         moe_large_list_fill<Shape::tokens>(list, p.pairs, params.row_tiles, (uint32_t *)(shared + params.warps_at));
     if (blockIdx.x >= items)
         return;
-    const uint32_t num_tiles = (items - blockIdx.x + gridDim.x - 1) / gridDim.x;
-    struct moe_large_ahead ahead = {0, 0, 0};
-    moe_large_enter<Shape>(params, shared, 0);
-    for (uint32_t s = 0; s + 1 < params.stages; s++)
-        moe_large_copy<Shape>(&ahead, params, shared, s * Shape::slot_bytes, num_tiles);
-
-    float acc[Shape::tiles][Shape::columns][4], total[Shape::tiles][Shape::columns][4];
-    constexpr int values = Shape::tiles * Shape::columns * 4;
+    const int num_tiles = (int)((items - blockIdx.x + gridDim.x - 1) / gridDim.x);
     const uint32_t x_of_lane = (8 * lane.token_warp + g) * Shape::x_pitch + (16 * t ^ g % 2 * 64);
     const uint32_t slice_of_lane =
         Shape::x_bytes + (16 * Shape::tiles * lane.row_warp + g) * Shape::unit_pitch + (16 * t ^ g % 2 * 64);
-    uint32_t slot = 0, slot_before = (params.stages - 1) * Shape::slot_bytes, unit = 0, column = 0;
+    struct moe_large_ahead ahead = {UINT32_MAX, 0, 0, 0};
+    uint32_t slot = 0, unit = 0, column = 0, present = 0;
     struct moe_large_stage<Shape> stage;
     stage.zero = params.zero;
     typename Shape::Weights::side side;
-    __syncthreads();    /* the first tile is in the queue */
-    if (Shape::table_bytes > 0)
-        moe_large_fetch<Shape>(&side, params, shared, 0, 0, lane);
-#pragma unroll
-    for (int i = 0; i < values; i++) {
-        (&acc[0][0][0])[i] = 0.0f;
-        (&total[0][0][0])[i] = -0.0f;    /* which leaves what is added to it as it is, zeros too */
-    }
-    lane.find_columns(moe_large_queue(params, shared, 0)->tokens);
+    float acc[Shape::tiles][Shape::columns][4] = {};
+    struct moe_large_totals<Shape> totals;
+    totals.kept = (float4 *)(shared + params.staged_at) + threadIdx.x;
+    totals.clear();
 #pragma unroll 1
-    for (uint32_t number = 0; number < num_tiles;) {
+    for (int number = -(int)params.stages; number < num_tiles;) {    /* before tile 0: the ring fills */
         moe_large_wait(params.stages);
         __syncthreads();
-        moe_large_copy<Shape>(&ahead, params, shared, slot_before, num_tiles);
+        moe_large_copy<Shape>(&ahead, params, shared, present, (uint32_t)num_tiles);    /* where the last stage was */
+        present = slot;
+        slot = slot + Shape::slot_bytes < params.units_at ? slot + Shape::slot_bytes : 0;
+        if (number < 0) {
+            if (++number == 0) {
+                lane.find_columns(moe_large_queue(params, shared, 0)->tokens);
+                if (Shape::table_bytes > 0)
+                    moe_large_fetch<Shape>(&side, params, shared, 0, 0, lane);
+            }
+            continue;
+        }
         const uint32_t cols_left = column < p.up.cols ? p.up.cols - column : 0;
         stage.steps = cols_left < Shape::stage_cols ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
                                                     : Shape::stage_steps;
         stage.first_step = column % MOE_SEGMENT / Shape::stage_cols * Shape::stage_steps;
-        stage.x = slot + x_of_lane;
-        stage.slice = slot + slice_of_lane;
+        stage.x = present + x_of_lane;
+        stage.slice = present + slice_of_lane;
         if (!Shape::sliced && stage.first_step == 0)
             moe_large_find_unit<Shape>(&stage.unit, params, shared, number, column / MOE_SEGMENT, unit, lane, side);
         const enum moe_large_step step = moe_large_next_column<Shape>(&column, p.up.cols);
         if (!Shape::sliced && column % MOE_SEGMENT == 0) {
             unit = unit + 1 < params.units ? unit + 1 : 0;
             /* Its tile has been entered: the ring is ahead by a stage at least. */
-            const uint32_t next = number + (step == MOE_LARGE_NEXT_TILE ? 1 : 0);
+            const int next = number + (step == MOE_LARGE_NEXT_TILE ? 1 : 0);
             if (Shape::table_bytes > 0 && next < num_tiles)
                 moe_large_fetch<Shape>(&side, params, shared, next, column / MOE_SEGMENT, lane);
         }
         moe_large_multiply_some<Shape>(acc, shared, stage, lane);
-        slot_before = slot;
-        slot = slot + Shape::slot_bytes < params.units_at ? slot + Shape::slot_bytes : 0;
         if (step == MOE_LARGE_ON)
             continue;
-#pragma unroll
-        for (int i = 0; i < values; i++) {
-            (&total[0][0][0])[i] += (&acc[0][0][0])[i];
-            (&acc[0][0][0])[i] = 0.0f;
+        totals.add_to(&acc[0][0][0]);
+        if (step != MOE_LARGE_NEXT_TILE) {
+            totals.take(&acc[0][0][0]);
+        } else {
+            if (Shape::kept > 0)
+                __syncthreads();    /* results take the place of totals */
+            moe_large_store<Shape>(p, *moe_large_queue(params, shared, number), lane, acc, shared + params.staged_at,
+                                   (float4 *)(shared + params.warps_at + warp * Shape::warp_bytes));
+            if (++number < num_tiles)
+                lane.find_columns(moe_large_queue(params, shared, number)->tokens);
+            if (Shape::kept > 0)
+                __syncthreads();
+            totals.clear();
         }
-        if (step != MOE_LARGE_NEXT_TILE)
-            continue;
-        moe_large_store<Shape>(p, *moe_large_queue(params, shared, number), lane, total, shared + params.staged_at,
-                               (float *)(shared + params.warps_at + warp * 8 * Shape::warp_pitch));
 #pragma unroll
-        for (int i = 0; i < values; i++)
-            (&total[0][0][0])[i] = -0.0f;
-        if (++number < num_tiles)
-            lane.find_columns(moe_large_queue(params, shared, number)->tokens);
+        for (int i = 0; i < Shape::tiles * Shape::columns * 4; i++)
+            (&acc[0][0][0])[i] = 0.0f;
     }
 }
+
 /* Launch parameters, and how much shared memory; the deepest ring that fits. False: none does, or tiles can not be
  * counted in 32 bits, or rows of h not be written 16 bytes at a time. */
 template <class Shape>

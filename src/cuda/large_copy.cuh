@@ -34,9 +34,12 @@ template <class Weights_> struct moe_large_shape {
     /* Of a warp: scales of a unit. */
     static constexpr uint32_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
-    /* Results: of the block a half of the tile's rows, bf16; of a warp 8 tokens, f32. 16 bytes more keep the lanes that
-     * write on different banks. */
-    static constexpr uint32_t stage_pitch = rows + 16, warp_pitch = tiles * 64 + 16;
+    /* Totals that a thread keeps in shared memory, fours of them: what has no room in registers beside operands. */
+    static constexpr int kept = sliced ? 4 : 0;
+    static constexpr uint32_t kept_bytes = kept * MOE_LARGE_THREADS * sizeof(float4);
+    /* Results, in the same place: of the block a half of the tile's rows, bf16, 16 bytes more keep the lanes that write
+     * on different banks; of a warp one column tile, f32. */
+    static constexpr uint32_t stage_pitch = rows + 16, warp_bytes = tiles * 32 * sizeof(float4);
 };
 
 /* Offsets are into shared memory; the ring is at 0: of each slot tokens, and slices of weights behind them. */
@@ -53,7 +56,7 @@ struct moe_large_params {
 template <class Shape> struct __align__(16) moe_large_feed {
     const unsigned char *from;        /* the first row of weights */
     uint32_t stride, count;           /* bytes from row to row; how many there are, perhaps more than are copied */
-    uint32_t x[Shape::x_passes];      /* in segments from p.x on; UINT32_MAX: there is no such row */
+    uint32_t x[Shape::x_passes];      /* in segments from p.x on */
 };
 
 /* Where all this is in shared memory. Returns how much it is. */
@@ -64,8 +67,9 @@ template <class Shape> static inline size_t moe_large_lay_out(struct moe_large_p
     params->units_at = stages * Shape::slot_bytes;
     params->tables_at = params->units_at + params->units * Shape::unit_bytes;    /* one is read, others arrive */
     params->warps_at = params->tables_at + MOE_LARGE_WARPS * Shape::table_bytes;
-    params->staged_at = params->warps_at + MOE_LARGE_WARPS * 8 * Shape::warp_pitch;
-    params->feeds_at = params->staged_at + (params->product.activated ? Shape::tokens * Shape::stage_pitch : 0);
+    params->staged_at = params->warps_at + MOE_LARGE_WARPS * Shape::warp_bytes;
+    const uint32_t staged = params->product.activated ? Shape::tokens * Shape::stage_pitch : 0;
+    params->feeds_at = params->staged_at + (staged > Shape::kept_bytes ? staged : (uint32_t)Shape::kept_bytes);
     params->queue_at = params->feeds_at + MOE_LARGE_THREADS * sizeof(struct moe_large_feed<Shape>);
     params->list_at = params->queue_at + MOE_LARGE_QUEUE * sizeof(struct moe_large_tile);
     return params->list_at + moe_large_list_bytes(params->product.pairs.num_matrices);
@@ -102,9 +106,10 @@ MOE_DEVICE uint32_t moe_large_chunk(uint32_t row, uint32_t chunk)
     return (16 * chunk) ^ (row % 2 * 64);
 }
 
-/* What is copied next: the number of the tile among the block's, its columns, and the unit that they go to. */
+/* What is copied next: the number of the tile among the block's, tokens that it has, columns, and the unit that they go
+ * to. */
 struct moe_large_ahead {
-    uint32_t number, column, unit;
+    uint32_t number, tokens, column, unit;
 };
 
 MOE_DEVICE struct moe_large_tile *moe_large_queue(const struct moe_large_params &params, unsigned char *shared,
@@ -120,10 +125,12 @@ MOE_DEVICE struct moe_large_feed<Shape> *moe_large_feed_of_thread(const struct m
     return (struct moe_large_feed<Shape> *)(shared + params.feeds_at) + threadIdx.x;
 }
 
-/* Make ready to copy the block's tile `number`. */
+/* Make ready to copy the block's tile ahead->number. */
 template <class Shape>
-MOE_DEVICE void moe_large_enter(const struct moe_large_params &params, unsigned char *shared, uint32_t number)
+MOE_DEVICE void moe_large_enter(struct moe_large_ahead *ahead, const struct moe_large_params &params,
+                                unsigned char *shared)
 {
+    const uint32_t number = ahead->number;
     const struct moe_cuda_product &p = params.product;
     const struct moe_large_list list = moe_large_list_at(shared + params.list_at, p.pairs.num_matrices);
     const struct moe_large_tile tile =
@@ -131,11 +138,12 @@ MOE_DEVICE void moe_large_enter(const struct moe_large_params &params, unsigned 
                                            p.gated ? Shape::rows / 2 : Shape::rows, threadIdx.x % 32);
     if (threadIdx.x == 0)
         *moe_large_queue(params, shared, number) = tile;
+    ahead->tokens = tile.tokens;
     struct moe_large_feed<Shape> feed;
 #pragma unroll
     for (uint32_t k = 0; k < Shape::x_passes; k++) {
         const uint32_t token = threadIdx.x / Shape::x_chunks + k * Shape::x_pass, place = tile.place + token;
-        feed.x[k] = UINT32_MAX;
+        feed.x[k] = 0;
         if (token < tile.tokens)
             feed.x[k] = (p.x_divisor > 0 ? (uint32_t)p.pairs.sorted[place] / p.x_divisor : place) *
                         (uint32_t)(p.x_stride / MOE_SEGMENT);
@@ -150,17 +158,26 @@ MOE_DEVICE void moe_large_enter(const struct moe_large_params &params, unsigned 
     *moe_large_feed_of_thread<Shape>(params, shared) = feed;
 }
 
-/* Rows that are not there stay what they were: so do their sums, which are not stored. */
+/* Rows that are not there stay what they were, here and in weights: so do their sums, which are not stored. */
 template <class Shape>
-MOE_DEVICE void moe_large_copy_x(unsigned char *to, const struct moe_large_feed<Shape> &feed, const uint16_t *x)
+MOE_DEVICE void moe_large_copy_x(unsigned char *to, const struct moe_large_feed<Shape> &feed, const unsigned char *x,
+                                 uint32_t tokens)
 {
     const uint32_t row = threadIdx.x / Shape::x_chunks, chunk = threadIdx.x % Shape::x_chunks;
     to += row * Shape::x_pitch + moe_large_chunk(row, chunk);
-    x += 8 * chunk;
+    x += 16 * chunk;
+    if (tokens > Shape::tokens - Shape::x_pass) {
 #pragma unroll
-    for (uint32_t k = 0; k < Shape::x_passes; k++)
-        if (feed.x[k] != UINT32_MAX)
-            moe_copy_async_16(to + k * Shape::x_pass * Shape::x_pitch, x + (size_t)feed.x[k] * MOE_SEGMENT, 16);
+        for (uint32_t k = 0; k < Shape::x_passes; k++)
+            moe_copy_async_16(to + k * Shape::x_pass * Shape::x_pitch, x + (size_t)feed.x[k] * (2 * MOE_SEGMENT), 16);
+        return;
+    }
+#pragma unroll
+    for (uint32_t k = 0; k + 1 < Shape::x_passes; k++) {
+        if (tokens <= k * Shape::x_pass)
+            break;
+        moe_copy_async_16(to + k * Shape::x_pass * Shape::x_pitch, x + (size_t)feed.x[k] * (2 * MOE_SEGMENT), 16);
+    }
 }
 
 /* Columns from `column` on, of which `left` are left: zeros behind them. */
@@ -169,20 +186,21 @@ MOE_DEVICE void moe_large_copy_slice(unsigned char *to, const struct moe_large_f
                                      uint32_t left)
 {
     const uint32_t row = threadIdx.x / 8, chunk = threadIdx.x % 8;
-    const unsigned char *from = feed.from + 2 * column + 16 * chunk;
+    const unsigned char *from = feed.from + (2 * column + 16 * chunk);
     to += row * Shape::unit_pitch + moe_large_chunk(row, chunk);
-    if (left >= Shape::stage_cols) {    /* nearly always */
+    if (left >= Shape::stage_cols && feed.count >= Shape::unit_passes) {    /* nearly always */
 #pragma unroll
         for (uint32_t k = 0; k < Shape::unit_passes; k++)
-            if (k < feed.count)
-                moe_copy_async_16(to + k * 32 * Shape::unit_pitch, from + (size_t)k * feed.stride, 16);
+            moe_copy_async_16(to + k * 32 * Shape::unit_pitch, from + (size_t)k * feed.stride, 16);
         return;
     }
     const uint32_t bytes = 16 * chunk < 2 * left ? 2 * left - 16 * chunk : 0;
 #pragma unroll 1
-    for (uint32_t k = 0; k < Shape::unit_passes && k < feed.count; k++)
-        moe_copy_async_16(to + k * 32 * Shape::unit_pitch,
-                          bytes > 0 ? from + (size_t)k * feed.stride : feed.from, bytes < 16 ? bytes : 16);
+    for (uint32_t k = 0; k < Shape::unit_passes && k < feed.count; k++) {
+        moe_copy_async_16(to, bytes > 0 ? from : feed.from, bytes < 16 ? bytes : 16);
+        from += feed.stride;
+        to += 32 * Shape::unit_pitch;
+    }
 }
 
 /* A unit of a segment. Rows that begin anywhere are read in granules of 16 bytes, up to 15 bytes more than are wanted:
@@ -196,17 +214,17 @@ MOE_DEVICE void moe_large_copy_unit(unsigned char *to, const struct moe_large_fe
     const uint32_t chunk = threadIdx.x % 8;
     const unsigned char *from = feed.from + (size_t)segment * Weights::segment_bytes;
     to += threadIdx.x / 8 * Shape::unit_pitch;
-    if (left > MOE_SEGMENT || (left == MOE_SEGMENT && (Weights::aligned || feed.count > Shape::unit_passes))) {
+    if (feed.count >= Shape::unit_passes &&
+        (left > MOE_SEGMENT || (left == MOE_SEGMENT && (Weights::aligned || feed.count > Shape::unit_passes)))) {
 #pragma unroll
         for (uint32_t k = 0; k < Shape::unit_passes; k++) {
             const unsigned char *row = from + (size_t)k * feed.stride;
             const uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)row & 15);
-            if (k < feed.count)
 #pragma unroll
-                for (uint32_t i = 0; i < chunks; i += 8)
-                    if (16 * (i + 8) <= Weights::segment_bytes || 16 * (i + chunk) < skew + Weights::segment_bytes)
-                        moe_copy_async_16(to + k * 32 * Shape::unit_pitch + 16 * (i + chunk),
-                                          row - skew + 16 * (i + chunk), 16);
+            for (uint32_t i = 0; i < chunks; i += 8)
+                if (16 * (i + 8) <= Weights::segment_bytes || 16 * (i + chunk) < skew + Weights::segment_bytes)
+                    moe_copy_async_16(to + k * 32 * Shape::unit_pitch + 16 * (i + chunk),
+                                      row - skew + 16 * (i + chunk), 16);
         }
         return;
     }
@@ -223,16 +241,17 @@ MOE_DEVICE void moe_large_copy_unit(unsigned char *to, const struct moe_large_fe
     }
 }
 
-/* Begin to copy a stage to `slot` of the ring, and go on. */
+/* Begin to copy a stage to `slot` of the ring, and go on; from no tile to the first. */
 template <class Shape>
 MOE_DEVICE void moe_large_copy(struct moe_large_ahead *ahead, const struct moe_large_params &params,
                                unsigned char *shared, uint32_t slot, uint32_t num_tiles)
 {
     const struct moe_cuda_product &p = params.product;
+    bool ends = ahead->number == UINT32_MAX;
     if (ahead->number < num_tiles) {
         const struct moe_large_feed<Shape> feed = *moe_large_feed_of_thread<Shape>(params, shared);
         const uint32_t column = ahead->column;
-        moe_large_copy_x<Shape>(shared + slot, feed, p.x + column);
+        moe_large_copy_x<Shape>(shared + slot, feed, (const unsigned char *)p.x + 2 * column, ahead->tokens);
         if (Shape::sliced) {
             moe_large_copy_slice<Shape>(shared + slot + Shape::x_bytes, feed, column, p.up.cols - column);
         } else if (column % Shape::unit_cols == 0) {
@@ -240,11 +259,11 @@ MOE_DEVICE void moe_large_copy(struct moe_large_ahead *ahead, const struct moe_l
                                        column / MOE_SEGMENT, p.up.cols - column);
             ahead->unit = ahead->unit + 1 < params.units ? ahead->unit + 1 : 0;
         }
-        if (moe_large_next_column<Shape>(&ahead->column, p.up.cols) == MOE_LARGE_NEXT_TILE &&
-            ++ahead->number < num_tiles)
-            moe_large_enter<Shape>(params, shared, ahead->number);
+        ends = moe_large_next_column<Shape>(&ahead->column, p.up.cols) == MOE_LARGE_NEXT_TILE;
     }
     moe_copy_async_commit();
+    if (ends && ++ahead->number < num_tiles)
+        moe_large_enter<Shape>(ahead, params, shared);
 }
 
 #endif

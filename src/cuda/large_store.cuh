@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What becomes of the sums of a tile of a product for many tokens: bias, activation, and stores of 16 bytes.
+// What becomes of the sums of a tile of a product for many tokens: bias, activation, and stores.
 #ifndef MOE_CUDA_LARGE_STORE_CUH
 #define MOE_CUDA_LARGE_STORE_CUH
 
@@ -17,43 +17,55 @@ template <class Shape> struct moe_large_lane {
     }
 };
 
-/* Where value i of a warp's 8 tokens of column tile n belongs, if they are counted token by token, `width` rows of the
- * lower half of the tile's rows (gate's, if gated) and as many of the upper half, or of one half only. */
-template <class Shape, int count> struct moe_large_spot {
-    uint32_t token, part, column;    /* in the tile; of the halves; in a half of the tile's rows */
-    uint32_t at;                     /* in the warp's memory: 8 rows of warp_pitch bytes */
+/* Column tile n of a lane's sums: n is known when running only, registers when compiled. So it goes through the lane's
+ * part of its warp's memory, and the code of activations, which is large, is there once. */
+template <class Shape>
+MOE_DEVICE void moe_large_pick(float4 (&picked)[Shape::tiles], const float (&sums)[Shape::tiles][Shape::columns][4],
+                               int n, float4 *of_warp, int lane)
+{
+#pragma unroll
+    for (int k = 0; k < Shape::columns; k++)
+        if (k == n)
+#pragma unroll
+            for (int m = 0; m < Shape::tiles; m++)
+                of_warp[32 * m + lane] = make_float4(sums[m][k][0], sums[m][k][1], sums[m][k][2], sums[m][k][3]);
+#pragma unroll
+    for (int m = 0; m < Shape::tiles; m++)
+        picked[m] = of_warp[32 * m + lane];
+}
 
-    __device__ __forceinline__ moe_large_spot(const struct moe_large_lane<Shape> &lane, int n, uint32_t i)
-    {
-        constexpr uint32_t width = Shape::tiles * 8;
-        const uint32_t t = i / count, c = i % count;
-        token = (n * Shape::token_warps + lane.token_warp) * 8 + t;
-        part = c / width;
-        column = lane.row_warp * width + c % width;
-        at = t * (Shape::warp_pitch / 4) + c;
-    }
-};
-
-/* 8 tokens of a warp through the activation, into `staged`, rows of stage_pitch bytes in the order of h, of one half of
- * the tile's rows. The last columns, where a group of 32 is not full, go to h at once. */
+/* One half of the tile's rows (gate's and up's, if gated) through the activation, into `staged`, rows of stage_pitch
+ * bytes in the order of h. The last columns, where a group of 32 is not full, go to h at once. */
 template <class Shape>
 MOE_DEVICE void moe_large_activate(const struct moe_cuda_product &p, const struct moe_large_tile &tile, uint32_t part,
-                                   const struct moe_large_lane<Shape> &lane, int n, const float *sums,
-                                   unsigned char *staged)
+                                   const struct moe_large_lane<Shape> &lane,
+                                   const float (&sums)[Shape::tiles][Shape::columns][4], unsigned char *staged,
+                                   float4 *of_warp)
 {
-    constexpr uint32_t width = Shape::tiles * 8;
-#pragma unroll 2
-    for (uint32_t k = 0; k < width / 4; k++) {
-        const moe_large_spot<Shape, width> spot(lane, n, 32 * k + lane.lane);
-        const uint32_t row = tile.first_row + part * (Shape::rows / 2) + spot.column;
-        if (row >= p.up.rows || spot.token >= tile.tokens)
-            continue;
-        const float low = sums[spot.at + part * width], high = p.gated ? sums[spot.at + width] : 0.0f;
-        const float value = moe_result_value(p, tile.expert, row, low, high);
-        if ((row | 31) < p.up.rows)
-            moe_order_store((uint16_t *)(staged + spot.token * Shape::stage_pitch), spot.column, p.h_order, value);
-        else
-            moe_order_store(p.h + (size_t)(tile.place + spot.token) * p.h_stride, row, p.h_order, value);
+    const uint32_t first = tile.first_row + part * (Shape::rows / 2);
+    const uint32_t first_column = lane.row_warp * 8 * Shape::tiles + lane.lane / 4;
+#pragma unroll 1
+    for (int n = 0; n < lane.columns; n++) {
+        const uint32_t token = (n * Shape::token_warps + lane.token_warp) * 8 + lane.lane % 4 * 2;
+        float4 picked[Shape::tiles];
+        moe_large_pick<Shape>(picked, sums, n, of_warp, lane.lane);
+#pragma unroll
+        for (int m = 0; m < Shape::tiles; m++) {
+            const uint32_t column = first_column + 8 * m, row = first + column;
+            const uint32_t at = moe_order_position(column, p.h_order);
+            const float low[2] = {part == 0 ? picked[m].x : picked[m].z, part == 0 ? picked[m].y : picked[m].w};
+            const float high[2] = {p.gated ? picked[m].z : 0.0f, p.gated ? picked[m].w : 0.0f};
+            if (row >= p.up.rows)
+                continue;
+#pragma unroll
+            for (uint32_t i = 0; i < 2; i++) {
+                const float value = moe_result_value(p, tile.expert, row, low[i], high[i]);
+                if ((row | 31) < p.up.rows)
+                    ((uint16_t *)(staged + (token + i) * Shape::stage_pitch))[at] = (uint16_t)moe_bf16x2(value, 0.0f);
+                else if (token + i < tile.tokens)
+                    moe_order_store(p.h + (size_t)(tile.place + token + i) * p.h_stride, row, p.h_order, value);
+            }
+        }
     }
 }
 
@@ -73,69 +85,53 @@ MOE_DEVICE void moe_large_store_h(const struct moe_cuda_product &p, const struct
     }
 }
 
-/* 8 tokens of a warp, to y. */
+/* All of a lane's sums, to y: 8 lanes have neighbouring rows of a token, 32 bytes. */
 template <class Shape>
 MOE_DEVICE void moe_large_store_y(const struct moe_cuda_product &p, const struct moe_large_tile &tile,
-                                  const struct moe_large_lane<Shape> &lane, int n, const float *sums)
+                                  const struct moe_large_lane<Shape> &lane,
+                                  const float (&sums)[Shape::tiles][Shape::columns][4])
 {
-    const bool whole = p.y_stride % 4 == 0 && ((uintptr_t)p.y & 15) == 0;
-    const float *bias = p.up.bias != NULL ? p.up.bias + (size_t)tile.expert * p.up.rows : NULL;
+    const uint32_t row = tile.first_row + lane.row_warp * 8 * Shape::tiles + lane.lane / 4;
+    const uint32_t count = row < p.up.rows ? p.up.rows - row : 0;    /* rows from this lane's first one on */
+    float bias[2 * Shape::tiles];    /* -0 leaves what it is added to as it is */
 #pragma unroll
-    for (uint32_t k = 0; k < Shape::tiles; k++) {
-        const moe_large_spot<Shape, Shape::tiles * 16> spot(lane, n, 4 * (32 * k + lane.lane));
-        const uint32_t row = tile.first_row + spot.part * (Shape::rows / 2) + spot.column;
-        if (spot.token >= tile.tokens || row >= p.up.rows)
-            continue;
-        const float4 from = *(const float4 *)(sums + spot.at);
-        float value[4] = {from.x, from.y, from.z, from.w};
-        float *y = p.y + (size_t)(tile.place + spot.token) * p.y_stride + row;
-        const uint32_t count = p.up.rows - row;
+    for (uint32_t j = 0; j < 2 * Shape::tiles; j++) {
+        const uint32_t beyond = j / 2 * 8 + j % 2 * (Shape::rows / 2);
+        bias[j] = p.up.bias != NULL && beyond < count ? p.up.bias[(size_t)tile.expert * p.up.rows + row + beyond] : -0.0f;
+    }
+    uint32_t token = lane.token_warp * 8 + lane.lane % 4 * 2;
+    float *y = p.y + (size_t)(tile.place + token) * p.y_stride + row;
 #pragma unroll
-        for (uint32_t j = 0; j < 4; j++)
-            value[j] = bias != NULL && j < count ? value[j] + bias[row + j] : value[j];
-        if (whole && count >= 4) {
-            *(float4 *)y = make_float4(value[0], value[1], value[2], value[3]);
-            continue;
+    for (int n = 0; n < Shape::columns; n++) {
+#pragma unroll
+        for (uint32_t i = 0; i < 2; i++) {
+            if (token + i < tile.tokens)
+#pragma unroll
+                for (uint32_t j = 0; j < 2 * Shape::tiles; j++) {
+                    const uint32_t beyond = j / 2 * 8 + j % 2 * (Shape::rows / 2);
+                    if (beyond < count)
+                        y[i * p.y_stride + beyond] = sums[j / 2][n][j % 2 * 2 + i] + bias[j];
+                }
         }
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++)
-            if (j < count)
-                y[j] = value[j];
+        token += 8 * Shape::token_warps;
+        y += 8 * Shape::token_warps * p.y_stride;
     }
 }
 
-/* staged: Shape::stage_bytes, of_warp: 8 * Shape::warp_pitch bytes, which nothing else uses. All threads of a block
- * together. The code of activations is large, so it is there once, and column tiles go through it one by one. */
+/* staged: Shape::stage_pitch bytes for each token, of_warp: Shape::warp_bytes, which nothing else uses. All threads of a
+ * block together. */
 template <class Shape>
 MOE_DEVICE void moe_large_store(const struct moe_cuda_product &p, const struct moe_large_tile &tile,
                                 const struct moe_large_lane<Shape> &lane,
                                 const float (&sums)[Shape::tiles][Shape::columns][4], unsigned char *staged,
-                                float *of_warp)
+                                float4 *of_warp)
 {
-    constexpr uint32_t width = Shape::tiles * 8, pitch = Shape::warp_pitch / 4;
-    float *at = of_warp + lane.lane % 4 * 2 * pitch + lane.lane / 4;
-    for (uint32_t part = 0; part < (p.activated && !p.gated ? 2 : 1); part++) {
-#pragma unroll 1
-        for (int n = 0; n < lane.columns; n++) {
-#pragma unroll
-            for (int k = 0; k < Shape::columns; k++) {
-                if (k != n)
-                    continue;
-#pragma unroll
-                for (int m = 0; m < Shape::tiles; m++)
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-                        at[i % 2 * pitch + i / 2 * width + 8 * m] = sums[m][k][i];
-            }
-            __syncwarp();
-            if (p.activated)
-                moe_large_activate<Shape>(p, tile, part, lane, n, of_warp, staged);
-            else
-                moe_large_store_y<Shape>(p, tile, lane, n, of_warp);
-            __syncwarp();
-        }
-        if (!p.activated)
-            continue;
+    if (!p.activated) {
+        moe_large_store_y<Shape>(p, tile, lane, sums);
+        return;
+    }
+    for (uint32_t part = 0; part < (p.gated ? 1 : 2); part++) {
+        moe_large_activate<Shape>(p, tile, part, lane, sums, staged, of_warp);
         __syncthreads();
         moe_large_store_h<Shape>(p, tile, part, staged);
         if (!p.gated)
