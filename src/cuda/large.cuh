@@ -178,28 +178,35 @@ MOE_DEVICE void moe_large_add_group(float (&acc)[Shape::tiles][Shape::columns][4
     }
 }
 
-/* acc += a stage of slices, of the first `columns` column tiles. */
+/* acc += a step of slices, of the first `columns` column tiles. slice, x: where a lane reads first. */
+template <class Shape, int columns>
+MOE_DEVICE void moe_large_multiply_step(float (&acc)[Shape::tiles][Shape::columns][4], const unsigned char *slice,
+                                        const unsigned char *x, uint32_t zero)
+{
+    uint32_t a[Shape::tiles][8];
+#pragma unroll
+    for (int m = 0; m < Shape::tiles; m++) {
+        const unsigned char *low = slice + 16 * m * Shape::unit_pitch;
+        Shape::Weights::load(a[m], low, low + 8 * Shape::unit_pitch, 0, 0);
+        /* Not mere copies of what has been loaded: those ptxas would make again in front of each instruction. */
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            a[m][i] ^= zero;
+    }
+    moe_large_add<Shape, columns>(acc, a, x);
+}
+
+/* acc += a stage of slices. Between its steps nothing is loaded ahead: that takes registers which totals need. */
 template <class Shape, int columns>
 MOE_DEVICE void moe_large_multiply_slice(float (&acc)[Shape::tiles][Shape::columns][4], const unsigned char *shared,
                                          const struct moe_large_stage<Shape> &stage)
 {
-    uint32_t slice = stage.slice, x = stage.x;
-#pragma unroll 1
-    for (uint32_t s = 0; s < stage.steps; s++) {
-        uint32_t a[Shape::tiles][8];
-#pragma unroll
-        for (int m = 0; m < Shape::tiles; m++) {
-            const unsigned char *low = shared + slice + 16 * m * Shape::unit_pitch;
-            Shape::Weights::load(a[m], low, low + 8 * Shape::unit_pitch, 0, 0);
-            /* Not mere copies of what has been loaded: those ptxas would make again in front of each instruction. */
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                a[m][i] ^= stage.zero;
-        }
-        moe_large_add<Shape, columns>(acc, a, shared + x);
-        slice ^= 64;
-        x ^= 64;
-    }
+    static_assert(Shape::stage_steps == 2, "both");
+    moe_large_multiply_step<Shape, columns>(acc, shared + stage.slice, shared + stage.x, stage.zero);
+    if (stage.steps < 2)
+        return;
+    __syncwarp();
+    moe_large_multiply_step<Shape, columns>(acc, shared + (stage.slice ^ 64), shared + (stage.x ^ 64), stage.zero);
 }
 
 /* acc += a stage of a unit, of the first `columns` column tiles. */
@@ -308,6 +315,11 @@ template <class Shape> struct moe_large_totals {
     }
 };
 
+template <class Shape> MOE_DEVICE uint32_t moe_large_next_slot(uint32_t slot, const struct moe_large_params &params)
+{
+    return slot + Shape::slot_bytes < params.units_at ? slot + Shape::slot_bytes : 0;
+}
+
 template <class Shape>
 __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
     moe_large_kernel(const __grid_constant__ moe_large_params params)
@@ -328,8 +340,8 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
     const uint32_t x_of_lane = (8 * lane.token_warp + g) * Shape::x_pitch + (16 * t ^ g % 2 * 64);
     const uint32_t slice_of_lane =
         Shape::x_bytes + (16 * Shape::tiles * lane.row_warp + g) * Shape::unit_pitch + (16 * t ^ g % 2 * 64);
-    struct moe_large_ahead ahead = {UINT32_MAX, 0, 0, 0};
-    uint32_t slot = 0, unit = 0, column = 0, present = 0;
+    struct moe_large_ahead ahead = {UINT32_MAX, 0, 0};
+    uint32_t slot = 0, unit = 0, column = 0;
     struct moe_large_stage<Shape> stage;
     stage.zero = params.zero;
     typename Shape::Weights::side side;
@@ -341,10 +353,10 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
     for (int number = -(int)params.stages; number < num_tiles;) {    /* before tile 0: the ring fills */
         moe_large_wait(params.stages);
         __syncthreads();
-        moe_large_copy<Shape>(&ahead, params, shared, present, (uint32_t)num_tiles);    /* where the last stage was */
-        present = slot;
-        slot = slot + Shape::slot_bytes < params.units_at ? slot + Shape::slot_bytes : 0;
+        moe_large_copy<Shape>(&ahead, params, shared, (slot > 0 ? slot : params.units_at) - Shape::slot_bytes,
+                              (uint32_t)num_tiles);    /* to where the last stage was */
         if (number < 0) {
+            slot = moe_large_next_slot<Shape>(slot, params);
             if (++number == 0) {
                 lane.find_columns(moe_large_queue(params, shared, 0)->tokens);
                 if (Shape::table_bytes > 0)
@@ -356,19 +368,23 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
         stage.steps = cols_left < Shape::stage_cols ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
                                                     : Shape::stage_steps;
         stage.first_step = column % MOE_SEGMENT / Shape::stage_cols * Shape::stage_steps;
-        stage.x = present + x_of_lane;
-        stage.slice = present + slice_of_lane;
+        stage.x = slot + x_of_lane;
+        stage.slice = slot + slice_of_lane;
         if (!Shape::sliced && stage.first_step == 0)
             moe_large_find_unit<Shape>(&stage.unit, params, shared, number, column / MOE_SEGMENT, unit, lane, side);
-        const enum moe_large_step step = moe_large_next_column<Shape>(&column, p.up.cols);
-        if (!Shape::sliced && column % MOE_SEGMENT == 0) {
-            unit = unit + 1 < params.units ? unit + 1 : 0;
-            /* Its tile has been entered: the ring is ahead by a stage at least. */
-            const int next = number + (step == MOE_LARGE_NEXT_TILE ? 1 : 0);
-            if (Shape::table_bytes > 0 && next < num_tiles)
-                moe_large_fetch<Shape>(&side, params, shared, next, column / MOE_SEGMENT, lane);
+        if (Shape::table_bytes > 0 && stage.first_step + Shape::stage_steps == MOE_SEGMENT_STEPS) {
+            /* The next unit's tile has been entered: the ring is ahead by a stage at least. */
+            uint32_t next_column = column;
+            const int next =
+                number + (moe_large_next_column<Shape>(&next_column, p.up.cols) == MOE_LARGE_NEXT_TILE ? 1 : 0);
+            if (next < num_tiles)
+                moe_large_fetch<Shape>(&side, params, shared, next, next_column / MOE_SEGMENT, lane);
         }
         moe_large_multiply_some<Shape>(acc, shared, stage, lane);
+        slot = moe_large_next_slot<Shape>(slot, params);
+        const enum moe_large_step step = moe_large_next_column<Shape>(&column, p.up.cols);
+        if (!Shape::sliced && column % MOE_SEGMENT == 0)
+            unit = unit + 1 < params.units ? unit + 1 : 0;
         if (step == MOE_LARGE_ON)
             continue;
         totals.add_to(&acc[0][0][0]);

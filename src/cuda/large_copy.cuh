@@ -35,7 +35,7 @@ template <class Weights_> struct moe_large_shape {
     static constexpr uint32_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
     /* Totals that a thread keeps in shared memory, fours of them: what has no room in registers beside operands. */
-    static constexpr int kept = sliced ? 4 : 0;
+    static constexpr int kept = sliced ? 6 : 0;
     static constexpr uint32_t kept_bytes = kept * MOE_LARGE_THREADS * sizeof(float4);
     /* Results, in the same place: of the block a half of the tile's rows, bf16, 16 bytes more keep the lanes that write
      * on different banks; of a warp one column tile, f32. */
@@ -55,7 +55,8 @@ struct moe_large_params {
  * thread / 8, which are 16 rows of one matrix apart, and rows j, j + x_pass, ... of tokens, j = thread / x_chunks. */
 template <class Shape> struct __align__(16) moe_large_feed {
     const unsigned char *from;        /* the first row of weights */
-    uint32_t stride, count;           /* bytes from row to row; how many there are, perhaps more than are copied */
+    uint32_t stride;                  /* bytes from row to row */
+    uint16_t count, tokens;           /* rows that there are, one more than are copied at most; tokens of the tile */
     uint32_t x[Shape::x_passes];      /* in segments from p.x on */
 };
 
@@ -106,10 +107,9 @@ MOE_DEVICE uint32_t moe_large_chunk(uint32_t row, uint32_t chunk)
     return (16 * chunk) ^ (row % 2 * 64);
 }
 
-/* What is copied next: the number of the tile among the block's, tokens that it has, columns, and the unit that they go
- * to. */
+/* What is copied next: the number of the tile among the block's, columns, and the unit that they go to. */
 struct moe_large_ahead {
-    uint32_t number, tokens, column, unit;
+    uint32_t number, column, unit;
 };
 
 MOE_DEVICE struct moe_large_tile *moe_large_queue(const struct moe_large_params &params, unsigned char *shared,
@@ -125,12 +125,10 @@ MOE_DEVICE struct moe_large_feed<Shape> *moe_large_feed_of_thread(const struct m
     return (struct moe_large_feed<Shape> *)(shared + params.feeds_at) + threadIdx.x;
 }
 
-/* Make ready to copy the block's tile ahead->number. */
+/* Make ready to copy the block's tile `number`. */
 template <class Shape>
-MOE_DEVICE void moe_large_enter(struct moe_large_ahead *ahead, const struct moe_large_params &params,
-                                unsigned char *shared)
+MOE_DEVICE void moe_large_enter(const struct moe_large_params &params, unsigned char *shared, uint32_t number)
 {
-    const uint32_t number = ahead->number;
     const struct moe_cuda_product &p = params.product;
     const struct moe_large_list list = moe_large_list_at(shared + params.list_at, p.pairs.num_matrices);
     const struct moe_large_tile tile =
@@ -138,7 +136,6 @@ MOE_DEVICE void moe_large_enter(struct moe_large_ahead *ahead, const struct moe_
                                            p.gated ? Shape::rows / 2 : Shape::rows, threadIdx.x % 32);
     if (threadIdx.x == 0)
         *moe_large_queue(params, shared, number) = tile;
-    ahead->tokens = tile.tokens;
     struct moe_large_feed<Shape> feed;
 #pragma unroll
     for (uint32_t k = 0; k < Shape::x_passes; k++) {
@@ -154,15 +151,17 @@ MOE_DEVICE void moe_large_enter(struct moe_large_ahead *ahead, const struct moe_
     const struct moe_cuda_plane &plane = p.gated && !high ? p.gate.values : p.up.values;
     feed.from = moe_plane_row(plane, tile.expert, row < p.up.rows ? row : tile.first_row);
     feed.stride = 16 * (uint32_t)plane.stride;
-    feed.count = row < p.up.rows ? (p.up.rows - row + 15) / 16 : 0;
+    const uint32_t count = row < p.up.rows ? (p.up.rows - row + 15) / 16 : 0;
+    feed.count = (uint16_t)(count < Shape::unit_passes + 1 ? count : Shape::unit_passes + 1);
+    feed.tokens = (uint16_t)tile.tokens;
     *moe_large_feed_of_thread<Shape>(params, shared) = feed;
 }
 
 /* Rows that are not there stay what they were, here and in weights: so do their sums, which are not stored. */
 template <class Shape>
-MOE_DEVICE void moe_large_copy_x(unsigned char *to, const struct moe_large_feed<Shape> &feed, const unsigned char *x,
-                                 uint32_t tokens)
+MOE_DEVICE void moe_large_copy_x(unsigned char *to, const struct moe_large_feed<Shape> &feed, const unsigned char *x)
 {
+    const uint32_t tokens = feed.tokens;
     const uint32_t row = threadIdx.x / Shape::x_chunks, chunk = threadIdx.x % Shape::x_chunks;
     to += row * Shape::x_pitch + moe_large_chunk(row, chunk);
     x += 16 * chunk;
@@ -251,7 +250,7 @@ MOE_DEVICE void moe_large_copy(struct moe_large_ahead *ahead, const struct moe_l
     if (ahead->number < num_tiles) {
         const struct moe_large_feed<Shape> feed = *moe_large_feed_of_thread<Shape>(params, shared);
         const uint32_t column = ahead->column;
-        moe_large_copy_x<Shape>(shared + slot, feed, (const unsigned char *)p.x + 2 * column, ahead->tokens);
+        moe_large_copy_x<Shape>(shared + slot, feed, (const unsigned char *)p.x + 2 * column);
         if (Shape::sliced) {
             moe_large_copy_slice<Shape>(shared + slot + Shape::x_bytes, feed, column, p.up.cols - column);
         } else if (column % Shape::unit_cols == 0) {
@@ -263,7 +262,7 @@ MOE_DEVICE void moe_large_copy(struct moe_large_ahead *ahead, const struct moe_l
     }
     moe_copy_async_commit();
     if (ends && ++ahead->number < num_tiles)
-        moe_large_enter<Shape>(ahead, params, shared);
+        moe_large_enter<Shape>(params, shared, ahead->number);
 }
 
 #endif
