@@ -353,10 +353,34 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
     for (int number = -(int)params.stages; number < num_tiles;) {    /* before tile 0: the ring fills */
         moe_large_wait(params.stages);
         __syncthreads();
-        moe_large_copy<Shape>(&ahead, params, shared, (slot > 0 ? slot : params.units_at) - Shape::slot_bytes,
-                              (uint32_t)num_tiles);    /* to where the last stage was */
+        /* Of the two warps that share a scheduler one copies first, and the other multiplies. */
+#pragma unroll 1
+        for (int turn = 0; turn < 2; turn++) {
+            if (turn == (int)(threadIdx.x / (MOE_LARGE_THREADS / 2))) {
+                moe_large_copy<Shape>(&ahead, params, shared, (slot > 0 ? slot : params.units_at) - Shape::slot_bytes,
+                                      (uint32_t)num_tiles);    /* to where the last stage was */
+            } else if (number >= 0) {
+                const uint32_t cols_left = column < p.up.cols ? p.up.cols - column : 0;
+                stage.steps = cols_left < Shape::stage_cols ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
+                                                            : Shape::stage_steps;
+                stage.first_step = column % MOE_SEGMENT / Shape::stage_cols * Shape::stage_steps;
+                stage.x = slot + x_of_lane;
+                stage.slice = slot + slice_of_lane;
+                if (!Shape::sliced && stage.first_step == 0)
+                    moe_large_find_unit<Shape>(&stage.unit, params, shared, number, column / MOE_SEGMENT, unit, lane, side);
+                if (Shape::table_bytes > 0 && stage.first_step + Shape::stage_steps == MOE_SEGMENT_STEPS) {
+                    /* The next unit's tile has been entered: the ring is ahead by a stage at least. */
+                    uint32_t next_column = column;
+                    const int next =
+                        number + (moe_large_next_column<Shape>(&next_column, p.up.cols) == MOE_LARGE_NEXT_TILE ? 1 : 0);
+                    if (next < num_tiles)
+                        moe_large_fetch<Shape>(&side, params, shared, next, next_column / MOE_SEGMENT, lane);
+                }
+                moe_large_multiply_some<Shape>(acc, shared, stage, lane);
+            }
+        }
+        slot = moe_large_next_slot<Shape>(slot, params);
         if (number < 0) {
-            slot = moe_large_next_slot<Shape>(slot, params);
             if (++number == 0) {
                 lane.find_columns(moe_large_queue(params, shared, 0)->tokens);
                 if (Shape::table_bytes > 0)
@@ -364,24 +388,6 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
             }
             continue;
         }
-        const uint32_t cols_left = column < p.up.cols ? p.up.cols - column : 0;
-        stage.steps = cols_left < Shape::stage_cols ? (cols_left + MOE_STEP_COLS - 1) / MOE_STEP_COLS
-                                                    : Shape::stage_steps;
-        stage.first_step = column % MOE_SEGMENT / Shape::stage_cols * Shape::stage_steps;
-        stage.x = slot + x_of_lane;
-        stage.slice = slot + slice_of_lane;
-        if (!Shape::sliced && stage.first_step == 0)
-            moe_large_find_unit<Shape>(&stage.unit, params, shared, number, column / MOE_SEGMENT, unit, lane, side);
-        if (Shape::table_bytes > 0 && stage.first_step + Shape::stage_steps == MOE_SEGMENT_STEPS) {
-            /* The next unit's tile has been entered: the ring is ahead by a stage at least. */
-            uint32_t next_column = column;
-            const int next =
-                number + (moe_large_next_column<Shape>(&next_column, p.up.cols) == MOE_LARGE_NEXT_TILE ? 1 : 0);
-            if (next < num_tiles)
-                moe_large_fetch<Shape>(&side, params, shared, next, next_column / MOE_SEGMENT, lane);
-        }
-        moe_large_multiply_some<Shape>(acc, shared, stage, lane);
-        slot = moe_large_next_slot<Shape>(slot, params);
         const enum moe_large_step step = moe_large_next_column<Shape>(&column, p.up.cols);
         if (!Shape::sliced && column % MOE_SEGMENT == 0)
             unit = unit + 1 < params.units ? unit + 1 : 0;

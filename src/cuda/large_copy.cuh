@@ -54,9 +54,10 @@ struct moe_large_params {
 /* What a thread copies in a tile, in shared memory, since registers are scarce: rows i, i + 32, ... of weights, i =
  * thread / 8, which are 16 rows of one matrix apart, and rows j, j + x_pass, ... of tokens, j = thread / x_chunks. */
 template <class Shape> struct __align__(16) moe_large_feed {
-    const unsigned char *from;        /* the first row of weights */
+    const unsigned char *from;        /* the first row of weights; of slices, this thread's chunk of it */
+    const unsigned char *tokens;      /* this thread's chunk of p.x */
     uint32_t stride;                  /* bytes from row to row */
-    uint16_t count, tokens;           /* rows that there are, one more than are copied at most; tokens of the tile */
+    uint16_t count, num_tokens;       /* rows that there are, one more than are copied at most; of the tile */
     uint32_t x[Shape::x_passes];      /* in segments from p.x on */
 };
 
@@ -149,22 +150,24 @@ MOE_DEVICE void moe_large_enter(const struct moe_large_params &params, unsigned 
     const bool high = i % 16 >= 8;
     const uint32_t row = tile.first_row + (high && !p.gated ? Shape::rows / 2 : 0) + i / 16 * 8 + i % 8;
     const struct moe_cuda_plane &plane = p.gated && !high ? p.gate.values : p.up.values;
-    feed.from = moe_plane_row(plane, tile.expert, row < p.up.rows ? row : tile.first_row);
+    feed.from = moe_plane_row(plane, tile.expert, row < p.up.rows ? row : tile.first_row) +
+                (Shape::sliced ? threadIdx.x % 8 * 16 : 0);
     feed.stride = 16 * (uint32_t)plane.stride;
     const uint32_t count = row < p.up.rows ? (p.up.rows - row + 15) / 16 : 0;
     feed.count = (uint16_t)(count < Shape::unit_passes + 1 ? count : Shape::unit_passes + 1);
-    feed.tokens = (uint16_t)tile.tokens;
+    feed.num_tokens = (uint16_t)tile.tokens;
+    feed.tokens = (const unsigned char *)p.x + threadIdx.x % Shape::x_chunks * 16;
     *moe_large_feed_of_thread<Shape>(params, shared) = feed;
 }
 
 /* Rows that are not there stay what they were, here and in weights: so do their sums, which are not stored. */
 template <class Shape>
-MOE_DEVICE void moe_large_copy_x(unsigned char *to, const struct moe_large_feed<Shape> &feed, const unsigned char *x)
+MOE_DEVICE void moe_large_copy_x(unsigned char *to, const struct moe_large_feed<Shape> &feed, uint32_t column)
 {
-    const uint32_t tokens = feed.tokens;
     const uint32_t row = threadIdx.x / Shape::x_chunks, chunk = threadIdx.x % Shape::x_chunks;
+    const uint32_t tokens = feed.num_tokens;
+    const unsigned char *x = feed.tokens + 2 * column;
     to += row * Shape::x_pitch + moe_large_chunk(row, chunk);
-    x += 16 * chunk;
     if (tokens > Shape::tokens - Shape::x_pass) {
 #pragma unroll
         for (uint32_t k = 0; k < Shape::x_passes; k++)
@@ -185,7 +188,7 @@ MOE_DEVICE void moe_large_copy_slice(unsigned char *to, const struct moe_large_f
                                      uint32_t left)
 {
     const uint32_t row = threadIdx.x / 8, chunk = threadIdx.x % 8;
-    const unsigned char *from = feed.from + (2 * column + 16 * chunk);
+    const unsigned char *from = feed.from + 2 * column;
     to += row * Shape::unit_pitch + moe_large_chunk(row, chunk);
     if (left >= Shape::stage_cols && feed.count >= Shape::unit_passes) {    /* nearly always */
 #pragma unroll
@@ -196,7 +199,7 @@ MOE_DEVICE void moe_large_copy_slice(unsigned char *to, const struct moe_large_f
     const uint32_t bytes = 16 * chunk < 2 * left ? 2 * left - 16 * chunk : 0;
 #pragma unroll 1
     for (uint32_t k = 0; k < Shape::unit_passes && k < feed.count; k++) {
-        moe_copy_async_16(to, bytes > 0 ? from : feed.from, bytes < 16 ? bytes : 16);
+        moe_copy_async_16(to, bytes > 0 ? from : feed.from - 16 * chunk, bytes < 16 ? bytes : 16);
         from += feed.stride;
         to += 32 * Shape::unit_pitch;
     }
@@ -250,7 +253,7 @@ MOE_DEVICE void moe_large_copy(struct moe_large_ahead *ahead, const struct moe_l
     if (ahead->number < num_tiles) {
         const struct moe_large_feed<Shape> feed = *moe_large_feed_of_thread<Shape>(params, shared);
         const uint32_t column = ahead->column;
-        moe_large_copy_x<Shape>(shared + slot, feed, (const unsigned char *)p.x + 2 * column);
+        moe_large_copy_x<Shape>(shared + slot, feed, column);
         if (Shape::sliced) {
             moe_large_copy_slice<Shape>(shared + slot + Shape::x_bytes, feed, column, p.up.cols - column);
         } else if (column % Shape::unit_cols == 0) {
