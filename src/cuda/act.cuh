@@ -49,6 +49,18 @@ static __device__ __noinline__ float moe_act_any(const struct moe_cuda_act &act,
     return value * (u + act.up_offset);
 }
 
+/* moe_act_glu of SWISH without a clamp, gated, bit for bit where `sure` stays true, without a branch, so that several are
+ * under way at once: numbers whose quotient a Newton step and a remainder round correctly. */
+MOE_DEVICE float moe_act_swish_glu(const struct moe_cuda_act &act, float g, float u, bool *sure)
+{
+    const float d = 1.0f + expf(-act.alpha * g);
+    float r = moe_reciprocal_near(d);
+    r = fmaf(r, fmaf(-d, r, 1.0f), r);
+    const float q = g * r;
+    *sure = *sure && fabsf(g) > 0x1p-60f && fabsf(g) < 0x1p60f && d < 0x1p60f;
+    return fmaf(r, fmaf(-d, q, g), q) * (u + act.up_offset);
+}
+
 MOE_DEVICE float moe_act_glu(const struct moe_cuda_act &act, float g, float u, bool gated)
 {
     if (act.kind == MOE_ACT_SWISH && act.clamp == MOE_CLAMP_NONE && gated)

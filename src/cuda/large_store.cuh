@@ -17,21 +17,41 @@ template <class Shape> struct moe_large_lane {
     }
 };
 
-/* Column tile n of a lane's sums: n is known when running only, registers when compiled. So it goes through the lane's
- * part of its warp's memory, and the code of activations, which is large, is there once. */
+/* Column tile n of a lane's sums, to its part of its warp's memory: n is known when running only, registers when
+ * compiled, and the code of activations, which is large, is to be there once. */
 template <class Shape>
-MOE_DEVICE void moe_large_pick(float4 (&picked)[Shape::tiles], const float (&sums)[Shape::tiles][Shape::columns][4],
-                               int n, float4 *of_warp, int lane)
+MOE_DEVICE void moe_large_pick(float4 *picked, const float (&sums)[Shape::tiles][Shape::columns][4], int n)
 {
 #pragma unroll
     for (int k = 0; k < Shape::columns; k++)
         if (k == n)
 #pragma unroll
             for (int m = 0; m < Shape::tiles; m++)
-                of_warp[32 * m + lane] = make_float4(sums[m][k][0], sums[m][k][1], sums[m][k][2], sums[m][k][3]);
+                picked[32 * m] = make_float4(sums[m][k][0], sums[m][k][1], sums[m][k][2], sums[m][k][3]);
+}
+
+/* The usual activation, of a lane's column tile, to `staged`, from its first token on; false: it is to be done again,
+ * one by one. at: of its rows. */
+template <class Shape>
+MOE_DEVICE bool moe_large_activate_swish(const struct moe_cuda_product &p, const float4 *picked,
+                                         const uint32_t (&at)[Shape::tiles], unsigned char *staged)
+{
+    float value[Shape::tiles][2];
+    bool sure = true;
 #pragma unroll
-    for (int m = 0; m < Shape::tiles; m++)
-        picked[m] = of_warp[32 * m + lane];
+    for (int m = 0; m < Shape::tiles; m++) {
+        const float4 sums = picked[32 * m];
+        value[m][0] = moe_act_swish_glu(p.act, sums.x, sums.z, &sure);
+        value[m][1] = moe_act_swish_glu(p.act, sums.y, sums.w, &sure);
+    }
+    if (!sure)
+        return false;
+#pragma unroll
+    for (int m = 0; m < Shape::tiles; m++) {
+        ((uint16_t *)staged)[at[m]] = (uint16_t)moe_bf16x2(value[m][0], 0.0f);
+        ((uint16_t *)(staged + Shape::stage_pitch))[at[m]] = (uint16_t)moe_bf16x2(value[m][1], 0.0f);
+    }
+    return true;
 }
 
 /* One half of the tile's rows (gate's and up's, if gated) through the activation, into `staged`, rows of stage_pitch
@@ -44,27 +64,31 @@ MOE_DEVICE void moe_large_activate(const struct moe_cuda_product &p, const struc
 {
     const uint32_t first = tile.first_row + part * (Shape::rows / 2);
     const uint32_t first_column = lane.row_warp * 8 * Shape::tiles + lane.lane / 4;
+    const bool usual = p.gated && p.act.kind == MOE_ACT_SWISH && p.act.clamp == MOE_CLAMP_NONE &&
+                       p.gate.bias == NULL && p.up.bias == NULL && first + Shape::rows / 2 <= (p.up.rows & ~31u);
+    float4 *picked = of_warp + lane.lane;
+    uint32_t at[Shape::tiles];
+#pragma unroll
+    for (int m = 0; m < Shape::tiles; m++)
+        at[m] = moe_order_position(first_column + 8 * m, p.h_order);
 #pragma unroll 1
     for (int n = 0; n < lane.columns; n++) {
         const uint32_t token = (n * Shape::token_warps + lane.token_warp) * 8 + lane.lane % 4 * 2;
-        float4 picked[Shape::tiles];
-        moe_large_pick<Shape>(picked, sums, n, of_warp, lane.lane);
-#pragma unroll
-        for (int m = 0; m < Shape::tiles; m++) {
-            const uint32_t column = first_column + 8 * m, row = first + column;
-            const uint32_t at = moe_order_position(column, p.h_order);
-            const float low[2] = {part == 0 ? picked[m].x : picked[m].z, part == 0 ? picked[m].y : picked[m].w};
-            const float high[2] = {p.gated ? picked[m].z : 0.0f, p.gated ? picked[m].w : 0.0f};
-            if (row >= p.up.rows)
+        moe_large_pick<Shape>(picked, sums, n);
+        if (usual && moe_large_activate_swish<Shape>(p, picked, at, staged + token * Shape::stage_pitch))
+            continue;
+#pragma unroll 1
+        for (uint32_t k = 0; k < 2 * Shape::tiles; k++) {
+            const uint32_t i = k % 2, column = first_column + k / 2 * 8, row = first + column;
+            const float *four = (const float *)(picked + k / 2 * 32);
+            if (row >= p.up.rows || token + i >= tile.tokens)
                 continue;
-#pragma unroll
-            for (uint32_t i = 0; i < 2; i++) {
-                const float value = moe_result_value(p, tile.expert, row, low[i], high[i]);
-                if ((row | 31) < p.up.rows)
-                    ((uint16_t *)(staged + (token + i) * Shape::stage_pitch))[at] = (uint16_t)moe_bf16x2(value, 0.0f);
-                else if (token + i < tile.tokens)
-                    moe_order_store(p.h + (size_t)(tile.place + token + i) * p.h_stride, row, p.h_order, value);
-            }
+            const float value =
+                moe_result_value(p, tile.expert, row, four[2 * part + i], p.gated ? four[2 + i] : 0.0f);
+            if ((row | 31) < p.up.rows)
+                moe_order_store((uint16_t *)(staged + (token + i) * Shape::stage_pitch), column, p.h_order, value);
+            else
+                moe_order_store(p.h + (size_t)(tile.place + token + i) * p.h_stride, row, p.h_order, value);
         }
     }
 }

@@ -111,6 +111,14 @@ MOE_DEVICE uint32_t moe_bf16x2_mul(uint32_t a, uint32_t b)
     return moe_bf16x2_fma(a, b, 0x80008000u);
 }
 
+/* 1 / x, off by one unit in the last place at most, for x in 2^-126 .. 2^126. */
+MOE_DEVICE float moe_reciprocal_near(float x)
+{
+    float d;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+    return d;
+}
+
 /* The value counts as used: a load for the sake of the cache stays. */
 MOE_DEVICE void moe_keep(int32_t value)
 {

@@ -94,6 +94,11 @@ MOE_DEVICE uint32_t moe_bf16x2_mul(uint32_t a, uint32_t b)
     return moe_bf16x2_fma(a, b, 0x80008000u);
 }
 
+MOE_DEVICE float moe_reciprocal_near(float x)
+{
+    return 1.0f / x;
+}
+
 MOE_DEVICE void moe_keep(int32_t value)
 {
     (void)value;
