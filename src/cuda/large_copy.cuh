@@ -35,7 +35,7 @@ template <class Weights_> struct moe_large_shape {
     static constexpr uint32_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
     /* Totals that a thread keeps in shared memory, fours of them: what has no room in registers beside operands. */
-    static constexpr int kept = sliced ? 6 : 0;
+    static constexpr int kept = sliced ? 7 : 0;
     static constexpr uint32_t kept_bytes = kept * MOE_LARGE_THREADS * sizeof(float4);
     /* Results, in the same place: of the block a half of the tile's rows, bf16, 16 bytes more keep the lanes that write
      * on different banks; of a warp one column tile, f32. */
@@ -68,10 +68,11 @@ template <class Shape> static inline size_t moe_large_lay_out(struct moe_large_p
     params->units = Shape::sliced ? 0 : 1 + (stages - 1 + Shape::unit_stages - 1) / Shape::unit_stages;
     params->units_at = stages * Shape::slot_bytes;
     params->tables_at = params->units_at + params->units * Shape::unit_bytes;    /* one is read, others arrive */
-    params->warps_at = params->tables_at + MOE_LARGE_WARPS * Shape::table_bytes;
-    params->staged_at = params->warps_at + MOE_LARGE_WARPS * Shape::warp_bytes;
-    const uint32_t staged = params->product.activated ? Shape::tokens * Shape::stage_pitch : 0;
-    params->feeds_at = params->staged_at + (staged > Shape::kept_bytes ? staged : (uint32_t)Shape::kept_bytes);
+    params->staged_at = params->tables_at + MOE_LARGE_WARPS * Shape::table_bytes;
+    params->warps_at = params->staged_at + (params->product.activated ? Shape::tokens * Shape::stage_pitch : 0);
+    const uint32_t end = params->warps_at + MOE_LARGE_WARPS * Shape::warp_bytes;
+    const uint32_t end_of_kept = params->staged_at + Shape::kept_bytes;
+    params->feeds_at = end > end_of_kept ? end : end_of_kept;
     params->queue_at = params->feeds_at + MOE_LARGE_THREADS * sizeof(struct moe_large_feed<Shape>);
     params->list_at = params->queue_at + MOE_LARGE_QUEUE * sizeof(struct moe_large_tile);
     return params->list_at + moe_large_list_bytes(params->product.pairs.num_matrices);

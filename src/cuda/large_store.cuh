@@ -69,8 +69,8 @@ MOE_DEVICE void moe_large_activate(const struct moe_cuda_product &p, const struc
     float4 *picked = of_warp + lane.lane;
     uint32_t at[Shape::tiles];
 #pragma unroll
-    for (int m = 0; m < Shape::tiles; m++)
-        at[m] = moe_order_position(first_column + 8 * m, p.h_order);
+    for (int m = 0; m < Shape::tiles; m++)    /* not simply of the column: ptxas would keep that from tile to tile */
+        at[m] = moe_order_position(first + first_column + 8 * m, p.h_order) - first;
 #pragma unroll 1
     for (int n = 0; n < lane.columns; n++) {
         const uint32_t token = (n * Shape::token_warps + lane.token_warp) * 8 + lane.lane % 4 * 2;
