@@ -49,8 +49,8 @@ static __device__ __noinline__ float moe_act_any(const struct moe_cuda_act &act,
     return value * (u + act.up_offset);
 }
 
-/* moe_act_glu of SWISH without a clamp, gated, bit for bit where `sure` stays true, without a branch, so that several are
- * under way at once: numbers whose quotient a Newton step and a remainder round correctly. */
+/* moe_act_glu of SWISH without a clamp, gated, bit for bit where `sure` stays true, without a branch, so that several
+ * are under way at once: numbers whose quotient a Newton step and a remainder round correctly. */
 MOE_DEVICE float moe_act_swish_glu(const struct moe_cuda_act &act, float g, float u, bool *sure)
 {
     const float d = 1.0f + expf(-act.alpha * g);

@@ -11,7 +11,8 @@
 // bf16, per multiprocessor and step of 16 columns (192 rows, 128 tokens): 192 m16n8k16, 48 for each of the four tensor
 // cores, and 38 KB through shared memory at 128 bytes a cycle, 300 cycles (28 KB read, 10 written): 6.2 cycles an
 // m16n8k16, 2640 operations a cycle. The second cache gives 10 KB a step, 77 operations a byte. In SASS a warp issues
-// for the 192 of a stage 170 more: 148 of them copy, count and find operands, which two warps of a scheduler do in turns.
+// 86 for each 48 of them, and about 170 a stage to copy, count and find operands, which two warps of a scheduler do in
+// turns, so that one of them multiplies; 40 a stage add up chains.
 // Q4_K: 32 rows by 64 tokens in 32 columns are 32 products, 16 for sums of tokens, 128 to scale and 60 others.
 #ifndef MOE_CUDA_LARGE_CUH
 #define MOE_CUDA_LARGE_CUH
@@ -229,9 +230,10 @@ MOE_DEVICE void moe_large_multiply_unit(float (&acc)[Shape::tiles][Shape::column
         for (int m = 0; m < Shape::tiles; m++)
             Weights::load(a[m], stage.unit.low[m], stage.unit.high[m], stage.first_step + s, lane % 4);
         const unsigned char *at = shared + (stage.x ^ 64 * s);
-        if constexpr (grouped)
+        if constexpr (grouped) {
             moe_large_add<Shape, columns>(products, a, at);
-        else if constexpr (Weights::group < MOE_SEGMENT)
+            __syncwarp();    /* nothing is loaded ahead, as between slices */
+        } else if constexpr (Weights::group < MOE_SEGMENT)
             moe_large_add_scaled<Shape, columns>(
                 acc, a, at, stage.unit.table + (stage.first_step + s) * groups * Shape::tiles * MOE_TILE_ROWS);
         else
@@ -239,7 +241,8 @@ MOE_DEVICE void moe_large_multiply_unit(float (&acc)[Shape::tiles][Shape::column
     }
     if constexpr (grouped)
         moe_large_add_group<Shape, columns>(
-            acc, products, shared, stage.x, stage.unit.table + stage.first_step / Shape::stage_steps * Shape::tiles * MOE_TILE_ROWS);
+            acc, products, shared, stage.x,
+            stage.unit.table + stage.first_step / Shape::stage_steps * Shape::tiles * MOE_TILE_ROWS);
 }
 
 /* acc += a stage. */
@@ -271,8 +274,8 @@ MOE_DEVICE void moe_large_multiply_some(float (&acc)[Shape::tiles][Shape::column
 
 /* ---- sums ---- */
 
-/* A thread's totals: all but the last Shape::kept fours in registers, these in shared memory. -0 leaves what is added to
- * it as it is, zeros too. */
+/* A thread's totals: all but the last Shape::kept fours in registers, these in shared memory. -0 leaves what is added
+ * to it as it is, zeros too. */
 template <class Shape> struct moe_large_totals {
     static constexpr int fours = Shape::tiles * Shape::columns, values = 4 * (fours - Shape::kept);
     float value[values];
@@ -428,7 +431,8 @@ static inline bool moe_large_plan(struct moe_large_params *params, size_t *share
     if (params->row_tiles * token_tiles > UINT32_MAX - product->multiprocessors ||
         (product->activated && (product->h_stride % 8 != 0 || ((uintptr_t)product->h & 15) != 0)))
         return false;
-    if (product->up.values.stride > UINT32_MAX / 16 || (product->gated && product->gate.values.stride > UINT32_MAX / 16))
+    if (product->up.values.stride > UINT32_MAX / 16 ||
+        (product->gated && product->gate.values.stride > UINT32_MAX / 16))
         return false;
     for (uint32_t stages = MOE_LARGE_STAGES; stages > 1; stages--) {
         *shared_bytes = moe_large_lay_out<Shape>(params, stages);

@@ -35,7 +35,7 @@ template <class Weights_> struct moe_large_shape {
     static constexpr uint32_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
     /* Totals that a thread keeps in shared memory, fours of them: what has no room in registers beside operands. */
-    static constexpr int kept = sliced ? 7 : 0;
+    static constexpr int kept = sliced ? 7 : Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT ? 4 : 0;
     static constexpr uint32_t kept_bytes = kept * MOE_LARGE_THREADS * sizeof(float4);
     /* Results, in the same place: of the block a half of the tile's rows, bf16, 16 bytes more keep the lanes that write
      * on different banks; of a warp one column tile, f32. */

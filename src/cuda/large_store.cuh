@@ -121,7 +121,8 @@ MOE_DEVICE void moe_large_store_y(const struct moe_cuda_product &p, const struct
 #pragma unroll
     for (uint32_t j = 0; j < 2 * Shape::tiles; j++) {
         const uint32_t beyond = j / 2 * 8 + j % 2 * (Shape::rows / 2);
-        bias[j] = p.up.bias != NULL && beyond < count ? p.up.bias[(size_t)tile.expert * p.up.rows + row + beyond] : -0.0f;
+        const size_t at = (size_t)tile.expert * p.up.rows + row + beyond;
+        bias[j] = p.up.bias != NULL && beyond < count ? p.up.bias[at] : -0.0f;
     }
     uint32_t token = lane.token_warp * 8 + lane.lane % 4 * 2;
     float *y = p.y + (size_t)(tile.place + token) * p.y_stride + row;
@@ -142,8 +143,8 @@ MOE_DEVICE void moe_large_store_y(const struct moe_cuda_product &p, const struct
     }
 }
 
-/* staged: Shape::stage_pitch bytes for each token, of_warp: Shape::warp_bytes, which nothing else uses. All threads of a
- * block together. */
+/* staged: Shape::stage_pitch bytes for each token, of_warp: Shape::warp_bytes, which nothing else uses. All threads of
+ * a block together. */
 template <class Shape>
 MOE_DEVICE void moe_large_store(const struct moe_cuda_product &p, const struct moe_large_tile &tile,
                                 const struct moe_large_lane<Shape> &lane,
