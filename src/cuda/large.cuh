@@ -11,7 +11,7 @@
 // bf16, per multiprocessor and step of 16 columns (192 rows, 128 tokens): 192 m16n8k16, 48 for each of the four tensor
 // cores, and 38 KB through shared memory at 128 bytes a cycle, 300 cycles (28 KB read, 10 written): 6.2 cycles an
 // m16n8k16, 2640 operations a cycle. The second cache gives 10 KB a step, 77 operations a byte. In SASS a warp issues
-// 86 for each 48 of them, and about 170 a stage to copy, count and find operands, which two warps of a scheduler do in
+// 86 for each 48 of them, and about 190 a stage to copy, count and find operands, which two warps of a scheduler do in
 // turns, so that one of them multiplies; 40 a stage add up chains.
 // Q4_K: 32 rows by 64 tokens in 32 columns are 32 products, 16 for sums of tokens, 128 to scale and 60 others.
 #ifndef MOE_CUDA_LARGE_CUH
