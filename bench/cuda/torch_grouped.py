@@ -105,7 +105,7 @@ def peaks(size=8192):
 def main():
     parser = argparse.ArgumentParser(description="Time torch's grouped_mm as moe-bench-cuda times libmoe.")
     parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--tokens", default="1,8,64,512,4096,16384")
+    parser.add_argument("--tokens", default="8,64,512,4096,16384")
     parser.add_argument("--memory", type=float, default=60, help="GB of weights (60)")
     parser.add_argument("--json", help="file to append to")
     args = parser.parse_args()
