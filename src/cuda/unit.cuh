@@ -200,21 +200,21 @@ template <class Weights>
 MOE_DEVICE void moe_unit_add(float acc[4], const uint32_t a[8], const uint4 &b, const float (&sums)[2][4],
                              const float2 *scales, uint32_t pitch)
 {
-    constexpr int halves = Weights::group == 16 ? 2 : 1;
-    if (Weights::group >= MOE_SEGMENT) {
+    if constexpr (Weights::group >= MOE_SEGMENT) {
         moe_mma_bf16(acc, a, b.x, b.y);
         moe_mma_bf16(acc, a + 4, b.z, b.w);
-        return;
+    } else {
+        constexpr int halves = Weights::group == 16 ? 2 : 1;
+        float products[2][4];
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            products[i / 4][i % 4] = Weights::centre != 0 ? sums[i / 4][i % 4] : 0.0f;
+        moe_mma_bf16(products[0], a, b.x, b.y);
+        moe_mma_bf16(products[halves - 1], a + 4, b.z, b.w);
+#pragma unroll
+        for (int h = 0; h < halves; h++)
+            moe_unit_scale<Weights>(acc, products[h], sums[h], scales[h * pitch], scales[h * pitch + 8]);
     }
-    float products[2][4];
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        products[i / 4][i % 4] = Weights::centre != 0 ? sums[i / 4][i % 4] : 0.0f;
-    moe_mma_bf16(products[0], a, b.x, b.y);
-    moe_mma_bf16(products[halves - 1], a + 4, b.z, b.w);
-#pragma unroll
-    for (int h = 0; h < halves; h++)
-        moe_unit_scale<Weights>(acc, products[h], sums[h], scales[h * pitch], scales[h * pitch + 8]);
 }
 
 /* moe_unit_multiply for groups of several steps: their products are one chain, scaled once. The steps of a group that

@@ -3,28 +3,13 @@
 #ifndef MOE_CUDA_WEIGHTS_BF16_CUH
 #define MOE_CUDA_WEIGHTS_BF16_CUH
 
-#include "cuda/unit.cuh"
+#include "cuda/planes.cuh"
 
 /* Eight lanes read 16 bytes of two rows at a time: a pitch of 64 modulo 128 bytes keeps these on different banks. */
-struct moe_weights_bf16 {
+struct moe_weights_bf16 : moe_no_planes {
     static constexpr uint32_t segment_bytes = 512, pitch = 576;
     static constexpr bool aligned = true, offset = false;
-    static constexpr uint32_t centre = 0;
     static constexpr int order = MOE_ORDER_PLAIN, group = MOE_SEGMENT;
-
-    struct side {
-    };
-
-    template <int tiles>
-    static __device__ __forceinline__ void fetch(struct side *, const struct moe_unit_rows &, uint32_t, int)
-    {
-    }
-
-    template <int tiles>
-    static __device__ __forceinline__ void scales(float2 *, const unsigned char *, const struct side &,
-                                                  const struct moe_unit_rows &, uint32_t, int)
-    {
-    }
 
     static __device__ __forceinline__ void load(uint32_t a[8], const unsigned char *low, const unsigned char *high,
                                                 uint32_t q, int t)
