@@ -36,6 +36,8 @@ static struct tokens make_tokens(struct test_rng *rng, const struct subject &s)
     return x;
 }
 
+static const int32_t UNUSED = 1 << 30;    /* the ends of lists that have fewer entries than they may */
+
 /* The pairs of a run with at most so many tokens a matrix: pair i of matrix e is the same token in every run. */
 struct run {
     std::vector<int32_t> active, starts, sorted;
@@ -79,6 +81,8 @@ static std::vector<std::vector<float>> multiply(const struct subject &s, const s
     p.act.kind = MOE_ACT_SWISH;
     p.act.alpha = 1.0f;
     p.pairs.num_active = on_device(std::vector<int32_t>(1, (int32_t)run.active.size()));
+    run.active.resize(NUM_MATRICES, UNUSED);
+    run.starts.resize(NUM_MATRICES + 1, UNUSED);
     p.pairs.active = on_device(run.active);
     p.pairs.starts = on_device(run.starts);
     p.pairs.sorted = on_device(run.sorted);

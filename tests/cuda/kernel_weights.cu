@@ -175,6 +175,8 @@ static double sum_of(const float *w, const float *x, uint32_t cols)
     return sum;
 }
 
+static const int32_t UNUSED = 1 << 30;    /* the ends of lists that have fewer entries than they may */
+
 /* A call: tokens[i] rows of x for matrix active[i] of num; results by place. */
 struct run {
     std::vector<int32_t> active, starts, sorted;
@@ -238,7 +240,9 @@ static std::vector<uint32_t> launch(const struct moe_cuda_weights *weights, cons
     OK(weights->load((size_t)shared));
     struct moe_cuda_product p = {};
     int32_t num_active = (int32_t)run.active.size(), *device_num = to_device(std::vector<int32_t>(1, num_active));
-    int32_t *active = to_device(run.active), *starts = to_device(run.starts), *sorted = to_device(run.sorted);
+    std::vector<int32_t> all_active = run.active, all_starts = run.starts;
+    all_active.resize(up.num, UNUSED), all_starts.resize(up.num + 1, UNUSED);
+    int32_t *active = to_device(all_active), *starts = to_device(all_starts), *sorted = to_device(run.sorted);
     uint32_t most = 0;
     for (size_t i = 0; i < run.active.size(); i++)
         most = std::max(most, (uint32_t)(run.starts[i + 1] - run.starts[i]));
