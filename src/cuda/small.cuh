@@ -12,14 +12,14 @@
 #define MOE_CUDA_SMALL_CUH
 
 #include "cuda/launch.cuh"
+#include "cuda/multiply.cuh"
 #include "cuda/result.cuh"
-#include "cuda/unit.cuh"
 
 struct moe_small_params {
     struct moe_cuda_product product;
     uint32_t split;
     uint32_t row_tiles;    /* of a matrix */
-    uint32_t chunk;        /* items that a group takes at a time */
+    uint32_t chunk;        /* items that a group takes at a time; 0: all of its items */
 };
 
 /* The shapes of one kernel. */
@@ -34,7 +34,7 @@ template <class Weights_, int tiles_, int columns_, int warps_, int stages_> str
     static constexpr size_t ring_bytes = stages * unit_bytes;
     static constexpr size_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
-    static constexpr size_t warp_bytes = ring_bytes + table_bytes;
+    static constexpr size_t warp_bytes = ring_bytes + table_bytes + moe_tokens<Weights>::sums_bytes;
     static constexpr size_t part_bytes = 32 * tiles * columns * sizeof(float4);    /* sums of an accumulator */
 
     /* parts: of all groups of warps that share items */
@@ -191,10 +191,10 @@ template <class Shape> struct moe_small_stage {
     }
 };
 
-/* A unit that has arrived: the first bytes of rows g and g + 8 of each tile, and how many steps of 32 columns it
- * has. The table is filled with its scales. */
+/* A unit that has arrived: where a lane begins to read it, and how many steps of 32 columns it has. The table, with the
+ * sums of tokens behind it, is filled with its scales. */
 template <class Shape> struct moe_small_unit {
-    const unsigned char *low[Shape::tiles], *high[Shape::tiles];
+    struct moe_multiply_at<Shape::tiles> at;
     uint32_t steps;
 
     __device__ __forceinline__ moe_small_unit(const unsigned char *unit, struct moe_small_place<Shape> &place,
@@ -205,13 +205,15 @@ template <class Shape> struct moe_small_unit {
         place.rows.origin = place.segment * Weights::segment_bytes;
 #pragma unroll
         for (int m = 0; m < Shape::tiles; m++) {
-            low[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4);
-            high[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4 + 8);
+            at.low[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4);
+            at.high[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4 + 8);
         }
         if (Shape::table_bytes > 0) {
             Weights::template scales<Shape::tiles>(table, unit, side, place.rows, place.segment, lane);
             __syncwarp();
         }
+        at.table = table + lane / 4;
+        at.sums = (const float *)((const unsigned char *)table + Shape::table_bytes) + lane % 4 * 2;
         uint32_t left = cols - place.segment * MOE_SEGMENT;
         steps = left < MOE_SEGMENT ? (left + MOE_STEP_COLS - 1) / MOE_STEP_COLS : (uint32_t)MOE_SEGMENT_STEPS;
     }
@@ -292,7 +294,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     {
         const uint32_t runs = gridDim.x * groups, index = group * gridDim.x + blockIdx.x;
         run.items = run.lists.num_active * run.row_tiles;
-        run.chunk = params.chunk;
+        run.chunk = params.chunk > 0 ? params.chunk : (run.items + runs - 1) / runs;
         run.jump = (runs - 1) * run.chunk + 1;
         run.jump_active = run.jump / run.row_tiles;
         run.jump_tiles = run.jump - run.jump_active * run.row_tiles;
@@ -309,7 +311,8 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
         under_way[s].begin(ring + s * Shape::unit_bytes, &ahead, p, run, row_bytes, lane);
 
     float acc[columns][tiles][4] = {};
-    struct moe_unit_tokens<Weights> tokens;    /* of the first column tile, in one segment */
+    struct moe_tokens<Weights> tokens;    /* of the first column tile, in one segment */
+    tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
     const uint4 *x[columns];
     uint32_t place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
     uint32_t turn = run.part, buffer = 0;    /* whose results are whose: in turn, for a few results take a few warps */
@@ -330,19 +333,20 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
                     x[n] = (const uint4 *)moe_result_x(p, first + (token < left ? token : 0)) + t;
                 }
             }
+            const uint32_t of_segment = here.segment * (MOE_SEGMENT / 8);
             if (here.segment != loaded)
-                tokens.load(x[0] + here.segment * (MOE_SEGMENT / 8));
+                tokens.take(x[0] + of_segment, lane);
             loaded = here.segment;
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
             const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, under_way[s].side, lane);
-            moe_unit_multiply<Weights, tiles>(acc[0], w.low, w.high, table, tokens, w.steps, lane);
+            moe_multiply<Weights, tiles>(acc[0], tokens, x[0] + of_segment, w.at, w.steps, lane);
 #pragma unroll
             for (int n = 1; n < columns; n++)
                 if (left > 8 * n) {
-                    tokens.load(x[n] + here.segment * (MOE_SEGMENT / 8));
+                    tokens.take(x[n] + of_segment, lane);
                     loaded = UINT32_MAX;
-                    moe_unit_multiply<Weights, tiles>(acc[n], w.low, w.high, table, tokens, w.steps, lane);
+                    moe_multiply<Weights, tiles>(acc[n], tokens, x[n] + of_segment, w.at, w.steps, lane);
                 }
             __syncwarp();
             const bool ends_sum = under_way[s].ends_sum, ends_item = under_way[s].ends_item;

@@ -235,7 +235,8 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     const uint32_t live = moe_live_tokens(params.combine.live_tokens, params.combine.num_tokens);
 
     float acc[1][4] = {};
-    struct moe_unit_tokens<Weights> tokens;
+    struct moe_tokens<Weights> tokens;
+    tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
     uint32_t tile = 0, parity = 0;    /* the tile that is not finished yet, and its buffer */
     for (bool done = false; !done;) {
 #pragma unroll
@@ -250,11 +251,12 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
                 break;
             unsigned char *unit = ring + s * Shape::unit_bytes;
             const uint32_t place = here.start + (g < (int)here.num_tokens ? g : 0);
-            tokens.load((const uint4 *)moe_result_x(p, place) + t + here.segment * (MOE_SEGMENT / 8));
+            const uint4 *x = (const uint4 *)moe_result_x(p, place) + t + here.segment * (MOE_SEGMENT / 8);
+            tokens.take(x, lane);
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
             const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, sides[s], lane);
-            moe_unit_multiply<Weights, 1>(acc, w.low, w.high, table, tokens, w.steps, lane);
+            moe_multiply<Weights, 1>(acc, tokens, x, w.at, w.steps, lane);
             __syncwarp();
             moe_small_copy<Shape>(unit, ahead, row_bytes, &sides[s], lane);
             if (ahead.items > 0)

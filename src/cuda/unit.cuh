@@ -147,28 +147,6 @@ MOE_DEVICE const unsigned char *moe_unit_begin(const unsigned char *unit, const 
     return at + ((first + (i / 16 * 8 + i % 8) * stride + rows.origin) & 15);
 }
 
-/* The 8 values of a lane in each step of a segment: token g's, at x + t, where x is its row. Kept in registers, which
- * serves several units in turn; formats with a scale for every step need the registers themselves, and read the values
- * where they are used, from the first cache. */
-template <class Weights> struct moe_unit_tokens {
-    static constexpr bool kept = Weights::group > MOE_STEP_COLS;
-    uint4 values[kept ? MOE_SEGMENT_STEPS : 1];
-    const uint4 *at;
-
-    __device__ __forceinline__ void load(const uint4 *x)
-    {
-        at = x;
-#pragma unroll
-        for (int q = 0; q < MOE_SEGMENT_STEPS && kept; q++)
-            values[q] = x[4 * q];
-    }
-
-    __device__ __forceinline__ uint4 step(uint32_t q) const
-    {
-        return kept ? values[kept ? q : 0] : at[4 * q];
-    }
-};
-
 /* Sums of x over the columns of a group, times the centre, or 1 for terms; nothing for formats that have neither. */
 template <class Weights> MOE_DEVICE void moe_unit_sums(float sums[2][4], const uint4 &b)
 {
@@ -215,78 +193,6 @@ MOE_DEVICE void moe_unit_add(float acc[4], const uint32_t a[8], const uint4 &b, 
         for (int h = 0; h < halves; h++)
             moe_unit_scale<Weights>(acc, products[h], sums[h], scales[h * pitch], scales[h * pitch + 8]);
     }
-}
-
-/* moe_unit_multiply for groups of several steps: their products are one chain, scaled once. The steps of a group that
- * are behind the last column add zeros. */
-template <class Weights, int tiles>
-MOE_DEVICE void moe_unit_multiply_groups(float acc[tiles][4], const unsigned char *const low[tiles],
-                                         const unsigned char *const high[tiles], const float2 *table,
-                                         const struct moe_unit_tokens<Weights> &x, uint32_t steps, int lane)
-{
-    constexpr uint32_t pitch = tiles * MOE_TILE_ROWS, span = Weights::group / MOE_STEP_COLS;
-    const int g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (uint32_t first = 0; first < MOE_SEGMENT_STEPS; first += span) {
-        if (first >= steps)
-            break;
-        float products[tiles][4] = {}, sums[2][4] = {};
-#pragma unroll
-        for (uint32_t q = first; q < first + span; q++) {
-            const uint4 b = x.step(q);
-            moe_unit_sums<Weights>(sums, b);
-#pragma unroll
-            for (int m = 0; m < tiles; m++) {
-                uint32_t a[8];
-                Weights::load(a, low[m], high[m], q, t);
-                moe_mma_bf16(products[m], a, b.x, b.y);
-                moe_mma_bf16(products[m], a + 4, b.z, b.w);
-            }
-        }
-#pragma unroll
-        for (int m = 0; m < tiles; m++) {
-            const float2 *scales = table + first / span * pitch + 16 * m + g;
-            moe_unit_scale<Weights>(acc[m], products[m], sums[0], scales[0], scales[8]);
-        }
-    }
-}
-
-/* moe_unit_multiply for groups within a step, and for none. */
-template <class Weights, int tiles>
-MOE_DEVICE void moe_unit_multiply_steps(float acc[tiles][4], const unsigned char *const low[tiles],
-                                        const unsigned char *const high[tiles], const float2 *table,
-                                        const struct moe_unit_tokens<Weights> &x, uint32_t steps, int lane)
-{
-    constexpr uint32_t pitch = tiles * MOE_TILE_ROWS, groups = Weights::group >= 32 ? 1 : 32 / Weights::group;
-    const int g = lane / 4, t = lane % 4;
-    const bool whole = steps == MOE_SEGMENT_STEPS;
-#pragma unroll
-    for (uint32_t q = 0; q < MOE_SEGMENT_STEPS; q++) {
-        if (!whole && q >= steps)
-            break;
-        const uint4 b = x.step(q);
-        float sums[2][4] = {};
-        moe_unit_sums<Weights>(sums, b);
-#pragma unroll
-        for (int m = 0; m < tiles; m++) {
-            uint32_t a[8];
-            Weights::load(a, low[m], high[m], q, t);
-            moe_unit_add<Weights>(acc[m], a, b, sums, table + q * groups * pitch + 16 * m + g, pitch);
-        }
-    }
-}
-
-/* acc[tile] += unit * tokens, over `steps` steps of 32 columns. low and high: the first bytes of rows g and g + 8 of
- * each tile. Beyond the last column both x and the unit are zeros. */
-template <class Weights, int tiles>
-MOE_DEVICE void moe_unit_multiply(float acc[tiles][4], const unsigned char *const low[tiles],
-                                  const unsigned char *const high[tiles], const float2 *table,
-                                  const struct moe_unit_tokens<Weights> &x, uint32_t steps, int lane)
-{
-    if constexpr (Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT)
-        moe_unit_multiply_groups<Weights, tiles>(acc, low, high, table, x, steps, lane);
-    else
-        moe_unit_multiply_steps<Weights, tiles>(acc, low, high, table, x, steps, lane);
 }
 
 #endif

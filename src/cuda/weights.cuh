@@ -12,13 +12,16 @@ enum {
     MOE_SMALL_WARPS = 16,
     MOE_SMALL_RING = 5 * 1024,       /* bytes of units that a warp has under way: 16 of them, 80 KB */
     MOE_SMALL_UNIT = 6 * 1024,       /* bytes of a unit with two tiles, at most */
-    MOE_SMALL_TURNS = 8,             /* of each group of warps, at least, where there are items enough */
+    MOE_SMALL_TURNS = 8,             /* of each group of warps, at least, where matrices differ in tokens */
+    MOE_SMALL_FEW = 5,               /* pairs of a matrix, on average: hardly any has more than 8 */
     MOE_SMALL_PARTS = 40             /* accumulators whose sums meet in shared memory: of 5 groups that have 8 */
 };
 
 template <class Weights, int columns> struct moe_small_choice {
-    /* Two tiles where a unit stays small: what a unit costs beside its products, address and barrier, counts half. */
-    static constexpr int tiles = 2 * MOE_TILE_ROWS * Weights::pitch <= MOE_SMALL_UNIT ? 2 : 1;
+    /* Two tiles where a unit stays small: what a unit costs beside its products, address and barrier, counts half. But
+     * their sums for twice as many tokens do not fit into registers beside the steps of scaled formats. */
+    static constexpr bool fits = columns == 1 || Weights::group > MOE_STEP_COLS;
+    static constexpr int tiles = fits && 2 * MOE_TILE_ROWS * Weights::pitch <= MOE_SMALL_UNIT ? 2 : 1;
     static constexpr int wanted = MOE_SMALL_RING / (tiles * MOE_TILE_ROWS * Weights::pitch);
     static constexpr int stages = wanted < 1 ? 1 : wanted > 4 ? 4 : wanted;
     typedef moe_small_shape<Weights, tiles, columns, MOE_SMALL_WARPS, stages> shape;
@@ -73,7 +76,8 @@ static cudaError_t moe_small_launch(const struct moe_cuda_product *product, cuda
         plan = moe_small_plan(product, plan.warps / 2, matrices * row_tiles);
     const uint32_t turns = plan.warps / plan.split * product->multiprocessors * MOE_SMALL_TURNS;
     const uint32_t chunk = matrices * row_tiles / turns;
-    struct moe_small_params params = {*product, plan.split, row_tiles, chunk > 0 ? chunk : 1};
+    const bool alike = product->pairs.tokens_of <= 8 * Shape::columns;    /* all items take as long */
+    struct moe_small_params params = {*product, plan.split, row_tiles, alike ? 0 : chunk > 0 ? chunk : 1};
     return moe_launch(moe_small_kernel<Shape>, product->multiprocessors, plan.warps * 32,
                       Shape::shared_bytes(plan.warps, plan.parts), stream, overlap, params);
 }
@@ -95,7 +99,8 @@ template <class Weights> struct moe_weights_kernels {
 
     static cudaError_t small(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
     {
-        if (product->pairs.tokens_of <= MOE_TILE_TOKENS)
+        const struct moe_cuda_pairs &pairs = product->pairs;
+        if (pairs.tokens_of <= MOE_TILE_TOKENS || pairs.num_pairs / MOE_SMALL_FEW < pairs.num_matrices)
             return moe_small_launch<few>(product, stream, overlap);
         return moe_small_launch<some>(product, stream, overlap);
     }

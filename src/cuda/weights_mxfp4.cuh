@@ -3,8 +3,8 @@
 // of E2M1, the centre takes 192 off.
 //
 // Bytes: 2176 of a unit. Thread instructions for 16 weights: 6 to load, at any address, and 6 for the addresses, 26 to
-// unpack, 2 products, 2 for the centre (of all tiles), 2 loads and 4 to scale; with the scales of the unit 4.1 a
-// weight, in SASS.
+// unpack, 2 products, 2 for the centre (once for all units of the tokens), 2 loads and 4 to scale; with the scales of
+// the unit 4.1 a weight, in SASS.
 #ifndef MOE_CUDA_WEIGHTS_MXFP4_CUH
 #define MOE_CUDA_WEIGHTS_MXFP4_CUH
 

@@ -3,7 +3,8 @@
 // takes 160 off.
 //
 // Bytes: 3360 of a unit. Thread instructions for 16 weights: 9 to load, at any address, 21 to unpack, 2 products, 2
-// for the centre (of all tiles), 4 loads and 8 to scale; with the scales of the unit 4.5 a weight, in SASS.
+// for the centre (once for all units of the tokens), 4 loads and 8 to scale; with the scales of the unit 4.5 a weight,
+// in SASS.
 #ifndef MOE_CUDA_WEIGHTS_Q6_K_CUH
 #define MOE_CUDA_WEIGHTS_Q6_K_CUH
 
