@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Layers: creation, with every axis checked and given its default, and what is known of a layer afterwards.
+#include <stdio.h>
 #include <string.h>
 
 #include "compose.h"
@@ -156,4 +157,22 @@ void moe_layer_destroy(struct moe_layer *layer)
 enum moe_status moe_layer_info(const struct moe_layer *layer, struct moe_layer_info *out)
 {
     return layer == NULL ? MOE_ERR_ARGUMENT : moe_write_params(out, &layer->info, sizeof layer->info);
+}
+
+enum moe_status moe_layer_describe(const struct moe_layer *layer, size_t num_tokens,
+                                   void (*line)(void *user, const char *key, const char *value), void *user)
+{
+    size_t num_pairs;
+    if (layer == NULL || line == NULL || num_tokens == 0 || !moe_mul(&num_pairs, num_tokens, layer->desc.top_k))
+        return MOE_ERR_ARGUMENT;
+    const size_t num_matrices = layer->desc.experts->num_experts;
+    const size_t busy = num_pairs < num_matrices ? num_pairs : num_matrices;
+    char text[192];
+    line(user, "path", layer->info.composed ? "composed of primitives, a token at a time" : "fused");
+    snprintf(text, sizeof text, "%zu (%zu x top %zu): spread evenly, %zu of %zu experts get %.1f each", num_pairs,
+             num_tokens, layer->desc.top_k, busy, num_matrices, (double)num_pairs / (double)busy);
+    line(user, "pairs", text);
+    if (layer->info.composed || layer->backend->ops->layer_describe == NULL)
+        return MOE_OK;
+    return layer->backend->ops->layer_describe(layer->state, num_tokens, line, user);
 }

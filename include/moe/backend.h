@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // For authors of a backend: one table of functions. Not stable before 1.0: a backend is built against one
-// MOE_BACKEND_ABI. docs/add-a-backend.md walks through it, examples/own_backend.c is a whole one. ABI 3 has
-// context_stats and MOE_BACKEND_ADDRESSES.
+// MOE_BACKEND_ABI. docs/add-a-backend.md walks through it, examples/own_backend.c is a whole one. ABI 4 has
+// layer_describe.
 //
 // Fill the required functions and every call of moe.h works, run from primitives by the core. Then write layer_* for
 // speed. The core has checked what arrives here: sizes agree, views are large enough and do not overlap. A view's base
@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define MOE_BACKEND_ABI 3
+#define MOE_BACKEND_ABI 4
 
 /* Scales of a matrix in backend memory: the value at (r, c) is (q - zero - zero_offset) * scale * factor, of block row
  * i = (first_row + r) / block_rows and block column j = column_block ? column_block[c] : c / block_cols. */
@@ -165,7 +165,7 @@ struct moe_backend_ops {
      * waits for the work queued before. reset: it counts from 0 again. */
     enum moe_status (*context_stats)(void *ctx, struct moe_stats *stats, bool reset);
 
-    /* -- optional: a layer fused as the backend likes; all of them (layer_forward_team may be NULL), or none ----- */
+    /* -- optional: a layer fused as the backend likes; all of them (the last two may be NULL), or none ----- */
     /* Everything that can fail, allocate or load happens here; sets the last four fields of info. ERR_UNSUPPORTED:
      * error says which axis, and the core composes the layer if the caller allows it. */
     enum moe_status (*layer_open)(void *self, const struct moe_layer_desc *desc, void **state,
@@ -183,6 +183,10 @@ struct moe_backend_ops {
                                      struct moe_stats *stats);
     enum moe_status (*layer_forward_team)(void *ctx, const void *state, const struct moe_layer_io *io,
                                           struct moe_stats *stats, size_t ith, size_t nth);
+    /* What moe_layer_describe says of the fused layer's products. num_tokens is not 0, num_tokens * top_k no overflow;
+     * ERR_ARGUMENT: more than a call may have. */
+    enum moe_status (*layer_describe)(const void *state, size_t num_tokens,
+                                      void (*line)(void *user, const char *key, const char *value), void *user);
 };
 
 /* Open a backend from its table, which must outlive it. Otherwise as moe_backend_open. ERR_ARGUMENT: a table of

@@ -473,6 +473,12 @@ struct moe_layer_info {
 /* out->struct_size set by the caller. */
 MOE_API enum moe_status moe_layer_info(const struct moe_layer *layer, struct moe_layer_info *out);
 
+/* How a forward of num_tokens tokens, routed by the layer, would run and why, for people: one call of line per fact, on
+ * this thread: ("path", "fused"), ("gate, up", "linear bf16 avx2, activations in f32"), ... Strings last until line
+ * returns. Nothing is run. ERR_ARGUMENT, perhaps after some lines: num_tokens is 0, or more than the backend counts. */
+MOE_API enum moe_status moe_layer_describe(const struct moe_layer *layer, size_t num_tokens,
+                                           void (*line)(void *user, const char *key, const char *value), void *user);
+
 /* One call. Routing comes from ids and weights, if ids is there; else from logits, if there; else from the layer's
  * router. All views are in the backend's memory. An id outside 0..num_experts-1 is an empty slot: it is skipped,
  * contributes nothing and is counted. The same id twice in a token counts twice.

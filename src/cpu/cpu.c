@@ -281,4 +281,5 @@ const struct moe_backend_ops moe_cpu_ops = {
     .layer_route = moe_layer_cpu_route,
     .layer_combine = moe_layer_cpu_combine,
     .layer_forward_team = moe_layer_cpu_forward_team,
+    .layer_describe = moe_layer_cpu_describe,
 };

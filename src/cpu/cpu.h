@@ -46,5 +46,7 @@ enum moe_status moe_layer_cpu_combine(void *ctx, const void *state, const struct
                                       struct moe_stats *stats);
 enum moe_status moe_layer_cpu_forward_team(void *ctx, const void *state, const struct moe_layer_io *io,
                                            struct moe_stats *stats, size_t ith, size_t nth);
+enum moe_status moe_layer_cpu_describe(const void *state, size_t num_tokens,
+                                       void (*line)(void *user, const char *key, const char *value), void *user);
 
 #endif

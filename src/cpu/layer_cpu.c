@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The fused layer: which phases a call has, and the two ways through them: the context's own lanes, or the host's team.
+#include <stdio.h>
 #include <string.h>
 
 #include "cpu/experts_cpu.h"
@@ -70,12 +71,16 @@ void moe_layer_cpu_close(void *state)
 
 /* ---- a call ---- */
 
+static bool is_many(size_t num_pairs, size_t num_matrices)
+{
+    return num_pairs / MANY_TOKENS >= num_matrices;
+}
+
 /* By the number of tokens alone: the bits of a token must not depend on where others go. */
 static void set_kinds(struct moe_cpu_call *call, const struct layer *layer)
 {
     const struct moe_layer_desc *desc = layer->desc;
-    bool many = call->num_pairs / MANY_TOKENS >= desc->experts->num_experts;
-    bool shared_many = call->num_tokens >= MANY_TOKENS;
+    bool many = is_many(call->num_pairs, desc->experts->num_experts), shared_many = is_many(call->num_tokens, 1);
     const struct moe_cpu_kinds *kinds = many ? &layer->many : &layer->few, *other = many ? &layer->few : &layer->many;
     call->kinds = *kinds;
     call->other_kinds = *other;
@@ -248,4 +253,68 @@ enum moe_status moe_layer_cpu_forward_team(void *arg, const void *state, const s
         add_stats(call, stats);
     moe_threads_barrier(ctx->threads, nth);
     return status;
+}
+
+/* ---- description ---- */
+
+/* Of the products of a set. */
+struct telling {
+    const struct layer *layer;
+    void (*line)(void *user, const char *key, const char *value);
+    void *user;
+    const char *prefix;        /* of keys */
+    bool many;                 /* tokens of each matrix */
+};
+
+/* The kernel as moe_backend_describe names it, what it takes x as, and, where that depends on num_tokens, why. */
+static void tell_product(const struct telling *telling, const char *product, const struct moe_stack *stack,
+                         enum moe_cpu_kind few, enum moe_cpu_kind many)
+{
+    static const char *const taken[] = {
+        [MOE_CPU_F32] = "in f32", [MOE_CPU_Q8] = "rounded to int8", [MOE_CPU_BF16] = "rounded to bf16"};
+    const enum moe_op ops[] = {[MOE_CPU_F32] = stack->scales != NULL ? MOE_OP_linear_scaled : MOE_OP_linear,
+                               [MOE_CPU_Q8] = MOE_OP_linear_q8, [MOE_CPU_BF16] = MOE_OP_linear_bf16};
+    const enum moe_cpu_kind kind = telling->many ? many : few;
+    const enum moe_format_index index = moe_kernels_index(stack->data.format);
+    const struct moe_kernel_row *row = telling->layer->cpu->kernels.rows[ops[kind]][index];
+    char key[32], text[160], why[48] = "";
+    if (few != many)
+        snprintf(why, sizeof why, ": %s %d tokens a matrix", telling->many ? "at least" : "fewer than",
+                 (int)MANY_TOKENS);
+    snprintf(key, sizeof key, "%s%s", telling->prefix, product);
+    snprintf(text, sizeof text, "%s %s %s, activations %s%s", moe_kernels_op_name(row->op), moe_format_at(index)->name,
+             moe_kernels_level_name(row->level), taken[kind], why);
+    telling->line(telling->user, key, text);
+}
+
+/* few, many: of gate and up. */
+static void tell_in(const struct telling *telling, const struct moe_expert_set *set, enum moe_cpu_kind few,
+                    enum moe_cpu_kind many)
+{
+    bool same = set->gated && set->gate.data.format == set->up.data.format && !set->gate.scales == !set->up.scales;
+    if (set->gated && !same)
+        tell_product(telling, "gate", &set->gate, few, many);
+    tell_product(telling, same ? "gate, up" : "up", &set->up, few, many);
+}
+
+enum moe_status moe_layer_cpu_describe(const void *state, size_t num_tokens,
+                                       void (*line)(void *user, const char *key, const char *value), void *user)
+{
+    const struct layer *layer = state;
+    const struct moe_layer_desc *desc = layer->desc;
+    const struct moe_cpu_kinds *few = &layer->few, *many = &layer->many;
+    const bool routed_many = is_many(num_tokens * desc->top_k, desc->experts->num_experts);
+    const struct telling routed = {layer, line, user, "", routed_many};
+    const struct telling shared = {layer, line, user, "shared ", is_many(num_tokens, 1)};
+    if (desc->latent != NULL)
+        tell_product(&routed, "latent in", &desc->latent->up, MOE_CPU_F32, MOE_CPU_F32);
+    tell_in(&routed, desc->experts, few->in, many->in);
+    tell_product(&routed, "down", &desc->experts->down, few->down, many->down);
+    if (desc->latent != NULL)
+        tell_product(&routed, "latent out", &desc->latent->down, MOE_CPU_F32, MOE_CPU_F32);
+    if (desc->shared != NULL) {
+        tell_in(&shared, desc->shared, few->shared_in, many->shared_in);
+        tell_product(&shared, "down", &desc->shared->down, few->shared_down, many->shared_down);
+    }
+    return MOE_OK;
 }

@@ -429,5 +429,6 @@ __attribute__((visibility("default"))) const struct moe_backend_ops moe_cuda_ops
     .layer_forward = moe_layer_cuda_forward,
     .layer_route = moe_layer_cuda_route,
     .layer_combine = moe_layer_cuda_combine,
+    .layer_describe = moe_layer_cuda_describe,
     .context_stats = cuda_context_stats,
 };

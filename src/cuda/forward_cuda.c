@@ -323,15 +323,20 @@ static void route_and_prepare(struct call *call)
     prepare(call, &of_latent);
 }
 
-/* Whether down of the experts and the sum over slots are one launch. It takes eight pairs of a matrix, which ids of the
- * caller, or a map of several ids to one matrix, may exceed. */
+bool moe_layer_cuda_sums_in_down(const struct moe_cuda_layer *layer, size_t num_tokens, size_t num_pairs,
+                                 bool distinct)
+{
+    return layer->experts.out->down != NULL && num_pairs <= MOE_DOWN_PAIRS && num_tokens <= MOE_DOWN_TOKENS &&
+           (distinct || num_pairs <= MOE_DOWN_TOKENS);
+}
+
+/* Ids of the caller, or a map of several ids to one matrix, may give a matrix a token twice. */
 static bool sums_in_down(const struct call *call)
 {
     const struct moe_layer_io *io = call->io;
     bool distinct = io->ids.base == NULL && io->expert_map.base == NULL;
-    return call->mode == FORWARD && !(io->flags & MOE_OUT_PAIRS) && call->layer->experts.out->down != NULL &&
-           call->num_pairs <= MOE_DOWN_PAIRS && call->num_tokens <= MOE_DOWN_TOKENS &&
-           (distinct || call->num_pairs <= MOE_DOWN_TOKENS);
+    return call->mode == FORWARD && !(io->flags & MOE_OUT_PAIRS) &&
+           moe_layer_cuda_sums_in_down(call->layer, call->num_tokens, call->num_pairs, distinct);
 }
 
 static void run_experts(struct call *call)

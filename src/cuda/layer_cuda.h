@@ -42,4 +42,13 @@ enum moe_status moe_layer_cuda_route(void *ctx, const void *state, const struct 
 enum moe_status moe_layer_cuda_combine(void *ctx, const void *state, const struct moe_layer_io *io,
                                        struct moe_stats *stats);
 
+/* forward_cuda.c. Whether down of the experts and the sum over slots are one launch, which takes eight pairs of a
+ * matrix. distinct: no matrix has two slots of a token. */
+bool moe_layer_cuda_sums_in_down(const struct moe_cuda_layer *layer, size_t num_tokens, size_t num_pairs,
+                                 bool distinct);
+
+/* describe_cuda.c */
+enum moe_status moe_layer_cuda_describe(const void *state, size_t num_tokens,
+                                        void (*line)(void *user, const char *key, const char *value), void *user);
+
 #endif

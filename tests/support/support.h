@@ -200,6 +200,19 @@ void test_call_ref(const struct moe_model_block *block, const struct test_call *
  * int8, or where its bits depend on the number of tokens a choice. */
 enum moe_ref_activations test_rounding(const struct moe_layer *layer, const struct moe_model_block *block);
 
+/* What moe_layer_describe says (lines.c). */
+struct test_lines {
+    size_t count;
+    struct {
+        char key[24], value[200];
+    } line[16];
+};
+struct test_lines test_lines_of(const struct moe_layer *layer, size_t num_tokens);
+/* The value of a key that is there once; "" if it is not there. */
+const char *test_line(const struct test_lines *lines, const char *key);
+/* The keys in their order, "|" between them. */
+void test_assert_keys(const struct test_lines *lines, const char *keys);
+
 /* Round values to a format and back. */
 void test_round(float *values, size_t n, enum moe_format format);
 
