@@ -8,12 +8,15 @@
 #include "describe.h"
 #include "families.h"
 #include "json_value.h"
+#include "layer_plan.h"
 #include "options.h"
 #include "session.h"
 
 static const char about[] =
     "With MODEL: architecture, layers, experts, sizes, weight formats, routing in words, bytes of a layer and bytes\n"
     "that one token reads in it. Only headers are read, whatever the size of the files.\n"
+    "With --tokens also how a forward of so many tokens would run on --backend: which kernels, and why. That loads\n"
+    "one layer of each kind onto it, and runs nothing.\n"
     "Without MODEL: version, backends, instruction-set level and kernels on this machine, weight formats, and the\n"
     "model families that are known. Formats that can only be read are no target of `moe convert`.";
 
@@ -22,6 +25,8 @@ static const char examples[] =
     "  moe info models/bard             a Hugging Face directory\n"
     "  moe info model.gguf --tensors    also every tensor with its shape\n"
     "  moe info model.gguf --json       for programs\n"
+    "  moe info model.gguf --tokens 64 --backend cuda:0\n"
+    "      which kernels would 64 tokens take on this GPU?\n"
     "  moe info model --describe >model.json\n"
     "      all that the library knows of the model, to be edited and read back with --describe model.json";
 
@@ -229,8 +234,29 @@ static struct block_facts *collect(struct session *session, size_t *num_moe)
     return facts;
 }
 
+/* A plan for each block, null for dense ones; blocks of one kind share theirs. NULL: none is asked for, or, with *code
+ * set and the error printed, one failed. */
+static json_t *make_plans(struct session *session, const struct layer_plan *plan, const struct block_facts *facts,
+                          int *code)
+{
+    json_t *plans = plan->num_tokens > 0 ? json_array() : NULL;
+    for (size_t i = 0; plans && i < session->info.num_blocks; i++) {
+        json_t *made = NULL;
+        if (i > 0 && same_facts(&facts[i - 1], &facts[i]))
+            made = json_incref(json_array_get(plans, i - 1));
+        else if (facts[i].moe)
+            *code = layer_plan_make(session, plan, i, &made);
+        if (*code != TOOL_OK) {
+            json_decref(plans);
+            return NULL;
+        }
+        json_array_append_new(plans, made ? made : json_null());
+    }
+    return plans;
+}
+
 static void print_model(const struct session *session, const char *path, const struct block_facts *facts,
-                        size_t num_moe)
+                        size_t num_moe, const json_t *plans)
 {
     const struct moe_model_info *info = &session->info;
     char bytes[32], experts[32], token[32];
@@ -258,15 +284,22 @@ static void print_model(const struct session *session, const char *path, const s
         for (last = first; last + 1 < info->num_blocks && same_facts(&facts[first], &facts[last + 1]);)
             last++;
         print_blocks(first, last, &facts[first]);
+        if (plans && facts[first].moe)
+            layer_plan_print(json_array_get(plans, first));
     }
 }
 
-static json_t *json_of_model(const struct session *session, const char *path, const struct block_facts *facts)
+static json_t *json_of_model(const struct session *session, const char *path, const struct block_facts *facts,
+                             const json_t *plans)
 {
     const struct moe_model_info *info = &session->info;
     json_t *layers = json_array();
-    for (size_t i = 0; i < info->num_blocks; i++)
-        json_array_append_new(layers, json_of_block(i, &facts[i]));
+    for (size_t i = 0; i < info->num_blocks; i++) {
+        json_t *layer = json_of_block(i, &facts[i]);
+        if (plans)
+            json_object_set(layer, "plan", json_array_get(plans, i));
+        json_array_append_new(layers, layer);
+    }
     return json_pack("{s:o, s:o, s:s?, s:s, s:I, s:I, s:I, s:o}", "model", json_value_text(path), "architecture",
                      info->architecture ? json_value_text(info->architecture) : json_null(), "family", info->family,
                      "container", info->container, "num_layers", (json_int_t)info->num_blocks,
@@ -307,45 +340,70 @@ static int print_description(struct session *session, const char *path)
 struct wishes {
     bool as_json, tensors, describe;
     const char *description;
+    struct layer_plan plan;
 };
+
+/* What is printed of an open model; nothing is before all is known. */
+static int print_facts(struct session *session, const char *path, const struct wishes *wishes)
+{
+    size_t num_moe = 0;
+    int code = TOOL_OK;
+    struct block_facts *facts = collect(session, &num_moe);
+    if (!facts)
+        return TOOL_INPUT;
+    json_t *plans = make_plans(session, &wishes->plan, facts, &code);
+    if (code == TOOL_OK && wishes->as_json) {
+        json_t *json = json_of_model(session, path, facts, plans);
+        if (wishes->tensors)
+            json_object_set_new(json, "tensors", json_of_tensors(session));
+        code = print_json(json);
+    } else if (code == TOOL_OK) {
+        print_model(session, path, facts, num_moe, plans);
+        if (wishes->tensors)
+            print_tensors(session);
+    }
+    json_decref(plans);
+    free(facts);
+    return code;
+}
 
 static int info_of_model(const char *path, const struct wishes *wishes)
 {
-    struct session session = {0};
-    int code = session_open_model(&session, path, wishes->description, false);
-    if (code == TOOL_OK && wishes->describe) {
-        code = print_description(&session, path);
-        session_close(&session);
-        return code;
-    }
-    size_t num_moe = 0;
-    struct block_facts *facts = code == TOOL_OK ? collect(&session, &num_moe) : NULL;
-    if (!facts) {
-        session_close(&session);
-        return TOOL_INPUT;
-    }
-    if (wishes->as_json) {
-        json_t *json = json_of_model(&session, path, facts);
-        if (wishes->tensors)
-            json_object_set_new(json, "tensors", json_of_tensors(&session));
-        code = print_json(json);
-    } else {
-        print_model(&session, path, facts, num_moe);
-        if (wishes->tensors)
-            print_tensors(&session);
-    }
-    free(facts);
+    struct session session;
+    bool planned = wishes->plan.num_tokens > 0;
+    int code = session_open(&session, planned ? wishes->plan.backend : NULL, 1, NULL, NULL);
+    if (code == TOOL_OK)
+        code = session_open_model(&session, path, wishes->description, planned);
+    if (code == TOOL_OK)
+        code = wishes->describe ? print_description(&session, path) : print_facts(&session, path, wishes);
     session_close(&session);
     return code;
+}
+
+/* Whether what was asked of a plan makes sense; tokens is what stands behind --tokens. */
+static int plan_usage(struct layer_plan *plan, const char *tokens, const char *model)
+{
+    if (plan->backend && !tokens)
+        return tool_fail(TOOL_USAGE, "moe info: --backend says where --tokens N would run: give both");
+    if (!tokens)
+        return TOOL_OK;
+    if (options_sizes(tokens, &plan->num_tokens, 1) == 0)
+        return tool_fail(TOOL_USAGE, "moe info: --tokens takes a whole number from 1 on, not '%s'", tokens);
+    if (!model)
+        return tool_fail(TOOL_USAGE, "moe info: --tokens needs a MODEL");
+    plan->backend = plan->backend ? plan->backend : "cpu";
+    return TOOL_OK;
 }
 
 int cmd_info(int argc, char **argv)
 {
     struct wishes wishes = {0};
-    const char *model, *describe = NULL;
+    const char *model, *describe = NULL, *tokens = NULL;
     const struct option_row rows[] = {
         {"json", OPTION_FLAG, &wishes.as_json, NULL, "print one JSON object"},
         {"tensors", OPTION_FLAG, &wishes.tensors, NULL, "list the model's tensors too"},
+        {"tokens", OPTION_STRING, &tokens, "N", "how a forward of N tokens would run: which kernels, and why"},
+        {"backend", OPTION_STRING, &wishes.plan.backend, "B", "with --tokens: cpu (default), cpu:LEVEL, cuda:N"},
         {"describe", OPTION_OPTIONAL, &describe, "[FILE]",
          "without FILE: print the model as a description file;\n"
          "with FILE: what MODEL is (docs/describe.md), not its metadata"},
@@ -361,8 +419,10 @@ int cmd_info(int argc, char **argv)
     }
     wishes.describe = describe && !*describe;
     wishes.description = wishes.describe ? NULL : describe;
-    if (model && wishes.describe && (wishes.tensors || wishes.as_json))
-        return tool_fail(TOOL_USAGE, "moe info: --describe prints a description, neither --json nor --tensors");
+    if (plan_usage(&wishes.plan, tokens, model) != TOOL_OK)
+        return TOOL_USAGE;
+    if (model && wishes.describe && (wishes.tensors || wishes.as_json || tokens))
+        return tool_fail(TOOL_USAGE, "moe info: --describe prints a description, without --json, --tensors, --tokens");
     if (model)
         return info_of_model(model, &wishes);
     if (wishes.tensors || describe)

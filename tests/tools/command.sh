@@ -21,7 +21,7 @@ help_pages()
         expect 0 help $command
         said 'Usage: moe'
     done
-    options info json tensors describe
+    options info json tensors tokens backend describe
     options run layer input output router-input token-ids ids weights ids-out weights-out describe backend threads \
         primitives exact
     options check reference tolerance describe backend threads primitives exact json
@@ -53,6 +53,18 @@ wrong_usage()
     said 'did you mean --json'
     expect 2 info a b
     expect 2 info --tensors
+    expect 2 info --tokens 8
+    said '--tokens needs a MODEL'
+    expect 2 info "$bard" --backend cpu
+    said '--backend says where --tokens N would run: give both'
+    for tokens in 0 x -1 1,2 18446744073709551616; do
+        expect 2 info "$bard" --tokens $tokens
+        said "a whole number from 1 on, not '$tokens'"
+    done
+    expect 2 info "$bard" --tokens 18446744073709551615
+    said 'more than a call on cpu may have'
+    expect 2 info "$bard" --describe --tokens 8
+    said 'without --json, --tensors, --tokens'
     expect 2 run "$bard"
     said 'needs --layer'
     expect 2 run --layer 0 --input x --output y
@@ -104,6 +116,10 @@ bad_input()
         said short.gguf
         expect 3 $command empty
     done
+    expect 3 info "$bard/reference.safetensors" --tokens 8
+    said 'holds tensors but no model'
+    expect 3 info "$bard" --tokens 8 --backend frobnicate
+    expect 3 info "$bard" --tokens 8 --backend cpu:frobnicate
     expect 3 check "$bard/reference.safetensors"
     expect 3 check "$bard" --reference nowhere.safetensors
     expect 3 check "$bard" --reference "$bard/sampled_ids.safetensors"
@@ -162,6 +178,36 @@ info_pages()
     said 'gated by a sigmoid'
     expect 0 info "$zoo/llama4_text"
     said "applied to the expert's input"
+}
+
+# Which kernels so many tokens would take. Levels above c are the machine's.
+info_plans()
+{
+    expect 0 info "$bard" --tokens 8 --backend cpu:c
+    said '^layers 0-3: 16 experts'
+    said '^  8 tokens on cpu:c, level c$'
+    said '^    path             fused$'
+    said '^    pairs            32 (8 x top 4): spread evenly, 16 of 16 experts get 2.0 each$'
+    said '^    gate, up         linear bf16 c, activations in f32$'
+    said '^    down             linear bf16 c, activations in f32$'
+    [ "$(grep -c ' tokens on ' out)" -eq 1 ] || fail 'four layers of one kind, one plan'
+    expect 0 info "$bard" --tokens 1
+    said '^  1 token on cpu, level [a-z0-9]*$'
+    said '^    gate, up         linear[a-z0-9_]* bf16 [a-z0-9]*, activations '
+    expect 0 info "$zoo/nemotron_h" --tokens 3 --backend cpu:c
+    said '^    latent in        linear bf16 c'
+    said '^    shared down      linear bf16 c'
+    expect 0 info "$scribe" --tokens 3 --backend cpu:c --json --tensors
+    "$fixture" json out model layers tensors || fail 'info --json --tokens'
+    [ "$(grep -c '"plan": {' out)" -eq 3 ] || fail 'a plan for each MoE layer'
+    [ "$(grep -c '"plan": null' out)" -eq 1 ] || fail 'a plan for a dense layer'
+    said '"backend": "cpu:c",'
+    said '"num_tokens": 3,'
+    said '"key": "shared gate, up",'
+    said '"value": "linear bf16 c, activations in f32"'
+    expect 0 info "$scribe" --json
+    grep -q '"plan"' out && fail 'a plan that nobody asked for'
+    return 0
 }
 
 checks()
@@ -509,6 +555,7 @@ help_pages
 wrong_usage
 bad_input
 info_pages
+info_plans
 checks
 hostile_references
 other_bytes
