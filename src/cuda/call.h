@@ -4,8 +4,8 @@
 //
 //     front    ids and weights, routed or the caller's; pairs sorted by matrix           route.cu, plan.cu
 //     prepare  x as bf16 rows, in the order that gate and up want                        prepare.cu
-//     up       h = act(gate x) * (up x) for each sorted pair, bf16, in down's order      small.cuh, large.cuh
-//     down     y = down h for each sorted pair, f32                                      small.cuh, large.cuh
+//     up       h = act(gate x) * (up x) for each sorted pair, bf16, in down's order      small.cuh, large.cuh, wide.cuh
+//     down     y = down h for each sorted pair, f32                                      small.cuh, large.cuh, wide.cuh
 //     combine  out[t] = sum over slots of weight * y, and what a layer does to the sum   combine.cu
 #ifndef MOE_CUDA_CALL_H
 #define MOE_CUDA_CALL_H
@@ -26,12 +26,16 @@ enum { MOE_SEGMENT = 256, MOE_ACCUMULATORS = 8 };
 /* Where the columns of a segment are in a row of activations. Rows are bf16, a whole number of segments long, zeros
  * after the last column. Position 32 q + 8 t + 4 h + j is slot j of lane t (of four) in step 2 q + h of 16 columns, so
  * that a lane reads two steps of an operand as 16 bytes. A format has the order that makes its codes cheap to take
- * apart; within a step of 16 it always is a permutation of 16 columns of the same step, or of the same 32. */
+ * apart; within a step of 16 it always is a permutation of 16 columns of the same step, or of the same 32.
+ *
+ * MOE_ORDER_STEPS beside one of these: the same steps, one behind the other, as wgmma reads them (wide.cuh). Slot j of
+ * lane t in step 2 q + h is at 32 q + 16 h + 8 (j >> 1) + 2 t + (j & 1). */
 enum moe_cuda_order {
     MOE_ORDER_PLAIN,      /* column 32 q + 8 t + 4 h + j */
     MOE_ORDER_BYTES,      /* column 32 q + 8 t + 4 h + {0, 2, 1, 3}[j] */
     MOE_ORDER_HALVES,     /* column 32 q + 16 h + 4 t + {0, 2, 1, 3}[j] */
-    MOE_ORDER_NIBBLES     /* column 32 q + 8 t + 2 h + {0, 4, 1, 5}[j] */
+    MOE_ORDER_NIBBLES,    /* column 32 q + 8 t + 2 h + {0, 4, 1, 5}[j] */
+    MOE_ORDER_STEPS = 4
 };
 
 /* Rows of the caller's values: f32, f16 or bf16 (enum moe_format), ids i32 or i64. data NULL: absent. */

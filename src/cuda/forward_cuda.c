@@ -220,25 +220,32 @@ static void set_device(const struct call *call, struct moe_cuda_product *product
     product->shared_bytes = (uint32_t)call->layer->device->shared_per_block;
 }
 
+/* Whether a product is made by wide, which takes x in an order of its own: known before x is prepared. */
+static bool goes_wide(const struct call *call, const struct moe_cuda_weights *weights,
+                      const struct moe_cuda_product *product)
+{
+    struct moe_cuda_product on_device = *product;
+    set_device(call, &on_device);
+    return call->layer->device->capability == 90 && product->pairs.num_pairs > MOE_DOWN_PAIRS &&
+           weights->wide != NULL && moe_cuda_prefers_large(&on_device) && weights->wide_takes(&on_device);
+}
+
+/* The order of a product's x. */
+static int32_t order_of(const struct call *call, const struct moe_cuda_weights *weights,
+                        const struct moe_cuda_product *product)
+{
+    return weights->order | (goes_wide(call, weights, product) ? MOE_ORDER_STEPS : 0);
+}
+
 /* One product of a set, for pairs or for all tokens. */
 static void multiply(struct call *call, const struct moe_cuda_weights *weights, struct moe_cuda_product *product)
 {
     set_device(call, product);
-    moe_cuda_product_fn *run = weights->large != NULL && moe_cuda_prefers_large(product) ? weights->large
-                                                                                         : weights->small;
+    moe_cuda_product_fn *run = goes_wide(call, weights, product) ? weights->wide
+                               : weights->large != NULL && moe_cuda_prefers_large(product) ? weights->large
+                                                                                           : weights->small;
     if (call->error == cudaSuccess)
         go_on(call, run(product, call->ctx->stream, call->begun));
-}
-
-/* h = act(gate x) * (up x) */
-static void multiply_up(struct call *call, const struct moe_cuda_set *set, const struct acts *acts,
-                        const struct moe_cuda_pairs *pairs, uint32_t x_divisor)
-{
-    struct moe_cuda_product product = {.gate = set->gate, .up = set->up, .gated = set->gated, .activated = true,
-                                       .act = set->act, .pairs = *pairs, .x = acts->x, .x_stride = acts->x_stride,
-                                       .x_divisor = x_divisor, .h = acts->h, .h_stride = acts->h_stride,
-                                       .h_order = set->out->order};
-    multiply(call, set->in, &product);
 }
 
 /* y = stack * rows, rows by place */
@@ -247,6 +254,18 @@ static struct moe_cuda_product plain_product(const struct moe_cuda_stack *stack,
 {
     return (struct moe_cuda_product){.up = *stack, .pairs = *pairs, .x = x, .x_stride = x_stride, .y = y,
                                      .y_stride = stack->rows};
+}
+
+/* h = act(gate x) * (up x) */
+static struct moe_cuda_product up_product(const struct call *call, const struct moe_cuda_set *set,
+                                          const struct acts *acts, const struct moe_cuda_pairs *pairs,
+                                          uint32_t x_divisor)
+{
+    struct moe_cuda_product down = plain_product(&set->down, pairs, acts->h, acts->h_stride, acts->y);
+    return (struct moe_cuda_product){.gate = set->gate, .up = set->up, .gated = set->gated, .activated = true,
+                                     .act = set->act, .pairs = *pairs, .x = acts->x, .x_stride = acts->x_stride,
+                                     .x_divisor = x_divisor, .h = acts->h, .h_stride = acts->h_stride,
+                                     .h_order = order_of(call, set->out, &down)};
 }
 
 static void multiply_plain(struct call *call, const struct moe_cuda_stack *stack,
@@ -264,9 +283,42 @@ static struct moe_cuda_pairs every_token(const struct call *call)
                                    .tokens_of = (uint32_t)call->num_tokens};
 }
 
-static struct moe_cuda_prepared prepared(const struct acts *acts, const struct moe_cuda_set *set, bool weighted)
+/* The experts' pairs. */
+static struct moe_cuda_pairs routed_pairs(const struct call *call)
 {
-    return (struct moe_cuda_prepared){acts->x, acts->x_stride, set->in->order, weighted};
+    const struct moe_cuda_routing *r = &call->routing;
+    return (struct moe_cuda_pairs){r->num_active, r->active, r->starts, r->sorted, (uint32_t)call->num_pairs,
+                                   r->num_matrices, (uint32_t)call->num_tokens};
+}
+
+/* x of a set's gate and up; of the experts, or for all tokens. */
+static struct moe_cuda_prepared prepared_routed(const struct call *call)
+{
+    const struct moe_cuda_set *set = &call->layer->experts;
+    const struct acts *acts = &call->experts;
+    const bool weighted = call->desc->weight_on_input;
+    const struct moe_cuda_pairs pairs = routed_pairs(call);
+    const struct moe_cuda_product up =
+        up_product(call, set, acts, &pairs, weighted ? 1 : (uint32_t)call->io->top_k);
+    return (struct moe_cuda_prepared){acts->x, acts->x_stride, order_of(call, set->in, &up), weighted};
+}
+
+static struct moe_cuda_prepared prepared_shared(const struct call *call)
+{
+    const struct moe_cuda_set *set = &call->layer->shared;
+    const struct acts *acts = &call->shared;
+    const struct moe_cuda_pairs all = every_token(call);
+    const struct moe_cuda_product up = up_product(call, set, acts, &all, 0);
+    return (struct moe_cuda_prepared){acts->x, acts->x_stride, order_of(call, set->in, &up), false};
+}
+
+/* x of the product to the latent width (up), or of that from it (down), in `rows`. */
+static struct moe_cuda_prepared prepared_latent(const struct call *call, const struct moe_cuda_stack *stack,
+                                                const struct moe_cuda_weights *weights, uint16_t *rows, size_t stride)
+{
+    const struct moe_cuda_pairs all = every_token(call);
+    const struct moe_cuda_product product = plain_product(stack, &all, rows, stride, NULL);
+    return (struct moe_cuda_prepared){rows, stride, order_of(call, weights, &product), false};
 }
 
 /* Behind the last column of h, where the next product reads. */
@@ -296,11 +348,12 @@ static void route_and_prepare(struct call *call)
     struct moe_cuda_prepare of_x = prepare_of(call, rows_of(&call->io->x), desc->hidden_size), of_latent;
     size_t outputs = 0, paddings = 0;
     if (desc->latent != NULL)
-        of_x.outputs[outputs++] = prepared(&call->latent, &layer->latent, false);
+        of_x.outputs[outputs++] = prepared_latent(call, &layer->latent.up, layer->latent.in, call->latent.x,
+                                                  call->latent.x_stride);
     else
-        of_x.outputs[outputs++] = prepared(&call->experts, &layer->experts, desc->weight_on_input);
+        of_x.outputs[outputs++] = prepared_routed(call);
     if (call->has_shared) {
-        of_x.outputs[outputs++] = prepared(&call->shared, &layer->shared, false);
+        of_x.outputs[outputs++] = prepared_shared(call);
         of_x.paddings[paddings++] = padding(&call->shared, &layer->shared);
     }
     if (desc->latent == NULL)
@@ -318,7 +371,7 @@ static void route_and_prepare(struct call *call)
     multiply_plain(call, &layer->latent.up, layer->latent.in, &all, call->latent.x, call->latent.x_stride,
                    call->expert_x);
     of_latent = prepare_of(call, f32_rows(call->expert_x, layer->experts.hidden_size), layer->experts.hidden_size);
-    of_latent.outputs[0] = prepared(&call->experts, &layer->experts, desc->weight_on_input);
+    of_latent.outputs[0] = prepared_routed(call);
     of_latent.paddings[0] = padding(&call->experts, &layer->experts);
     prepare(call, &of_latent);
 }
@@ -342,11 +395,10 @@ static bool sums_in_down(const struct call *call)
 static void run_experts(struct call *call)
 {
     const struct moe_cuda_layer *layer = call->layer;
-    const struct moe_cuda_routing *r = &call->routing;
-    struct moe_cuda_pairs pairs = {r->num_active, r->active, r->starts, r->sorted, (uint32_t)call->num_pairs,
-                                   r->num_matrices, (uint32_t)call->num_tokens};
-    multiply_up(call, &layer->experts, &call->experts, &pairs,
-                call->desc->weight_on_input ? 1 : (uint32_t)call->io->top_k);
+    const struct moe_cuda_pairs pairs = routed_pairs(call);
+    struct moe_cuda_product up = up_product(call, &layer->experts, &call->experts, &pairs,
+                                            call->desc->weight_on_input ? 1 : (uint32_t)call->io->top_k);
+    multiply(call, layer->experts.in, &up);
     call->down = plain_product(&layer->experts.down, &pairs, call->experts.h, call->experts.h_stride, call->experts.y);
     if (!sums_in_down(call))
         multiply(call, layer->experts.out, &call->down);
@@ -356,7 +408,8 @@ static void run_shared(struct call *call)
 {
     const struct moe_cuda_layer *layer = call->layer;
     struct moe_cuda_pairs all = every_token(call);
-    multiply_up(call, &layer->shared, &call->shared, &all, 0);
+    struct moe_cuda_product up = up_product(call, &layer->shared, &call->shared, &all, 0);
+    multiply(call, layer->shared.in, &up);
     multiply_plain(call, &layer->shared.down, layer->shared.out, &all, call->shared.h, call->shared.h_stride,
                    call->shared.y);
     struct moe_cuda_shared_gate gate = {call->shared_weights, rows_of(&call->io->x), layer->shared_gate,
@@ -423,12 +476,12 @@ static struct moe_cuda_combine leave_latent(struct call *call)
     combine(call, &sum, true);
     struct moe_cuda_pairs all = every_token(call);
     struct moe_cuda_prepare of_sums = prepare_of(call, f32_rows(call->sums, width), width);
-    of_sums.outputs[0] = (struct moe_cuda_prepared){call->latent.h, call->latent.h_stride, layer->latent.out->order,
-                                                    false};
+    of_sums.outputs[0] = prepared_latent(call, &layer->latent.down, layer->latent.out, call->latent.h,
+                                         call->latent.h_stride);
     struct moe_cuda_norm norm = {.x = call->sums, .x_stride = width, .num_tokens = (uint32_t)call->num_tokens,
                                  .cols = (uint32_t)width, .live_tokens = call->routing.live_tokens,
                                  .scale = layer->latent_norm_scale, .rows = call->latent.h,
-                                 .rows_stride = call->latent.h_stride, .order = layer->latent.out->order};
+                                 .rows_stride = call->latent.h_stride, .order = of_sums.outputs[0].order};
     if (desc->latent_norm != NULL) {
         norm.eps = desc->latent_norm->eps;
         norm.unit = desc->latent_norm->unit;

@@ -17,6 +17,9 @@ extern "C" {
  * bytes if aligned says so. overlap: the launch may begin before the one ahead of it in the stream is done. */
 typedef cudaError_t moe_cuda_product_fn(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap);
 
+/* Whether a kernel takes a product; of its pointers only what is aligned to what counts. */
+typedef bool moe_cuda_takes_fn(const struct moe_cuda_product *product);
+
 /* down, for few tokens, and the sum of combine.h in one launch; y of neither is used. */
 typedef cudaError_t moe_cuda_down_fn(const struct moe_cuda_product *down, const struct moe_cuda_combine *combine,
                                      cudaStream_t stream, bool overlap);
@@ -42,6 +45,10 @@ struct moe_cuda_weights {
     moe_cuda_product_fn *small;   /* few tokens a matrix: weights are read once, see small.cuh */
     moe_cuda_product_fn *large;   /* many: tiles of tokens and rows; NULL: there is none, small does it */
     moe_cuda_down_fn *down;       /* see small_down.cuh */
+    /* large on sm_90a, see wide.cuh, x in MOE_ORDER_STEPS; whether it takes a product, asked on the same device. NULL:
+     * there is none. */
+    moe_cuda_product_fn *wide;
+    moe_cuda_takes_fn *wide_takes;
 };
 
 /* Whether the kernels take such a matrix, its alignment aside. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A product for many tokens: tiles of rows and tokens, bound by the tensor cores, in the order of sums of call.h.
+// A product for many tokens: tiles of rows and tokens, bound by the tensor cores, in the order of sums of call.h. On
+// sm_90a wide.cuh takes its place.
 //
 // A block of 8 warps has a tile; a warp has 48 (of formats with scales 32) rows and 64 tokens of it, as two sets of
 // sums: the chain of the present accumulator and the total of those before it, 192 (128) registers. Columns come

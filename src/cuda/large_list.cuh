@@ -73,8 +73,20 @@ MOE_DEVICE uint32_t moe_large_list_fill(const struct moe_large_list &list, const
     return list.first[n];
 }
 
+/* Tokens of a tile of a matrix that has so many: as many as there may be; or about the same number in all its tiles,
+ * for kernels whose time depends on it; rounded up, which leaves some to the last one, since no tile has more than
+ * there may be. */
+template <int tile_tokens, bool even> MOE_DEVICE uint32_t moe_large_list_width(uint32_t tokens)
+{
+    static_assert(tile_tokens % 8 == 0, "rounded up to 8");
+    const uint32_t tiles = (tokens + tile_tokens - 1) / tile_tokens;
+    if (!even || tiles <= 1)
+        return tile_tokens;
+    return ((tokens + tiles - 1) / tiles + 7) / 8 * 8;
+}
+
 /* Tile `item`, for all lanes of a warp. */
-template <int tile_tokens>
+template <int tile_tokens, bool even = false>
 MOE_DEVICE struct moe_large_tile moe_large_list_find(const struct moe_large_list &list,
                                                      const struct moe_cuda_pairs &pairs, uint32_t item,
                                                      uint32_t row_tiles, uint32_t tile_rows, int lane)
@@ -88,12 +100,12 @@ MOE_DEVICE struct moe_large_tile moe_large_list_find(const struct moe_large_list
     const uint32_t start = list.starts[a], tokens = list.starts[a + 1] - start, of_matrix = item - list.first[a];
     const uint32_t bands = of_matrix / (band * row_tiles), of_band = of_matrix - bands * band * row_tiles;
     const uint32_t left = (tokens + tile_tokens - 1) / tile_tokens - bands * band, width = left < band ? left : band;
-    const uint32_t row_tile = of_band / width;
-    const uint32_t first_token = (bands * band + of_band - row_tile * width) * tile_tokens;
+    const uint32_t row_tile = of_band / width, most = moe_large_list_width<tile_tokens, even>(tokens);
+    const uint32_t first_token = (bands * band + of_band - row_tile * width) * most;
     struct moe_large_tile found;
     found.expert = moe_pairs_matrix(pairs, a);
     found.place = start + first_token;
-    found.tokens = tokens - first_token < tile_tokens ? tokens - first_token : tile_tokens;
+    found.tokens = tokens - first_token < most ? tokens - first_token : most;
     found.first_row = row_tile * tile_rows;
     return found;
 }

@@ -59,7 +59,7 @@ MOE_DEVICE void moe_prepare_load(float v[8], const struct moe_cuda_rows &x, size
 /* The eight positions of a lane, from two runs of four columns: moe_order_position the other way round. */
 MOE_DEVICE uint4 moe_prepare_order(const float v[8], int order)
 {
-    switch (order) {
+    switch (order & (MOE_ORDER_STEPS - 1)) {
     case MOE_ORDER_BYTES:
     case MOE_ORDER_HALVES:
         return make_uint4(moe_bf16x2(v[0], v[2]), moe_bf16x2(v[1], v[3]), moe_bf16x2(v[4], v[6]),
@@ -77,7 +77,7 @@ MOE_DEVICE void moe_prepare_row(const struct moe_cuda_prepare &p, const struct m
                                 uint32_t segment, uint32_t live, int lane)
 {
     uint32_t position = segment * MOE_SEGMENT + 8 * lane, c0 = position, c1 = position + 4;
-    if (out.order == MOE_ORDER_HALVES) {
+    if ((out.order & (MOE_ORDER_STEPS - 1)) == MOE_ORDER_HALVES) {
         c0 = (position & ~31u) + (position >> 3 & 3) * 4;
         c1 = c0 + 16;
     }
@@ -97,7 +97,13 @@ MOE_DEVICE void moe_prepare_row(const struct moe_cuda_prepare &p, const struct m
         for (uint32_t i = 0; i < 8; i++)    /* not of columns that there are not: an infinite weight makes NaN of 0 */
             v[i] = (i < 4 ? c0 + i : c1 + i - 4) < p.cols ? __fmul_rn(weight, v[i]) : 0.0f;
     }
-    *(uint4 *)(out.rows + row * out.stride + position) = moe_prepare_order(v, out.order);
+    const uint4 words = moe_prepare_order(v, out.order);
+    if (out.order & MOE_ORDER_STEPS) {    /* word 2 h + j1 of lane t */
+        uint32_t *to = (uint32_t *)(out.rows + row * out.stride + (position & ~31u)) + lane % 4;
+        to[0] = words.x, to[4] = words.y, to[8] = words.z, to[12] = words.w;
+        return;
+    }
+    *(uint4 *)(out.rows + row * out.stride + position) = words;
 }
 
 MOE_DEVICE void moe_prepare_pad(const struct moe_cuda_padding &padding, size_t row, int lane)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // small.cuh reads the weights of a matrix once for each 16 tokens (again from the second cache, at about the same
 // rate), and keeps every multiprocessor busy with the smallest matrices. large.cuh reads them once for 128 tokens, but
-// in tiles that a multiprocessor has to itself. Bits do not depend on the choice (call.h), only time does.
+// in tiles that a multiprocessor has to itself. Bits do not depend on the choice (call.h), only time does. wide.cuh is
+// faster than large.cuh, but taken in the same cases: where it begins to be faster than small has not been measured.
 #include "cuda/regime.h"
 
 enum {

@@ -7,6 +7,7 @@
 #include "cuda/large.cuh"
 #include "cuda/small.cuh"
 #include "cuda/small_down.cuh"
+#include "cuda/wide.cuh"
 
 enum {
     MOE_SMALL_WARPS = 16,
@@ -14,7 +15,8 @@ enum {
     MOE_SMALL_UNIT = 6 * 1024,       /* bytes of a unit with two tiles, at most */
     MOE_SMALL_TURNS = 8,             /* of each group of warps, at least, where matrices differ in tokens */
     MOE_SMALL_FEW = 5,               /* pairs of a matrix, on average: hardly any has more than 8 */
-    MOE_SMALL_PARTS = 40             /* accumulators whose sums meet in shared memory: of 5 groups that have 8 */
+    MOE_SMALL_PARTS = 40,            /* accumulators whose sums meet in shared memory: of 5 groups that have 8 */
+    MOE_WIDE_FEW = 56                /* tokens a matrix: with more, tiles of 128 tokens cost less than those of 64 */
 };
 
 template <class Weights, int columns> struct moe_small_choice {
@@ -32,6 +34,15 @@ template <class Weights> struct moe_down_choice {
     static constexpr int wanted = MOE_SMALL_RING / (MOE_TILE_ROWS * (int)Weights::pitch);
     static constexpr int stages = wanted < 1 ? 1 : wanted > 4 ? 4 : wanted;
     typedef moe_small_shape<Weights, 1, 1, MOE_SMALL_WARPS, stages> shape;
+};
+
+/* Without scales there is little beside products, and large tiles read less. With terms there are three sets of sums,
+ * and units of a byte a weight leave less of shared memory: then more warpgroups are for few tokens only. */
+template <class Weights> struct moe_wide_choice {
+    static constexpr bool scaled = Weights::group < MOE_SEGMENT;
+    static constexpr bool small = scaled && !Weights::offset && Weights::pitch <= 176;
+    typedef moe_wide_shape<Weights, small ? 3 : 2, !scaled ? 160 : small ? 96 : 128> many;
+    typedef moe_wide_shape<Weights, scaled ? 3 : 2, !scaled ? 160 : small ? 96 : 64> few;
 };
 
 /* How a launch divides a block: warps that it has, warps that share an item, sums that meet in shared memory. */
@@ -86,6 +97,8 @@ template <class Weights> struct moe_weights_kernels {
     typedef typename moe_small_choice<Weights, 1>::shape few;
     typedef typename moe_small_choice<Weights, 2>::shape some;
     typedef moe_large_shape<Weights> many;
+    typedef typename moe_wide_choice<Weights>::many wide_many;
+    typedef typename moe_wide_choice<Weights>::few wide_few;
     typedef typename moe_down_choice<Weights>::shape one;
 
     static cudaError_t load(size_t shared_bytes)
@@ -94,6 +107,10 @@ template <class Weights> struct moe_weights_kernels {
         error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
         if constexpr (moe_unit_source<Weights>::copies)
             error = error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
+        if constexpr (has_wide)
+            error = error == cudaSuccess ? moe_allow_shared(moe_wide_kernel<wide_many>, shared_bytes) : error;
+        if constexpr (has_wide)
+            error = error == cudaSuccess ? moe_allow_shared(moe_wide_kernel<wide_few>, shared_bytes) : error;
         return error == cudaSuccess ? moe_allow_shared(moe_small_down_kernel<one>, shared_bytes) : error;
     }
 
@@ -115,10 +132,49 @@ template <class Weights> struct moe_weights_kernels {
                           overlap, params);
     }
 
+    /* With few tokens a matrix, on the average. */
+    static bool wide_has_few(const struct moe_cuda_product *product)
+    {
+        const uint32_t pairs = product->pairs.num_pairs, all = product->pairs.num_matrices;
+        return pairs / MOE_WIDE_FEW < (pairs < all ? pairs : all);
+    }
+
+    static bool wide_takes(const struct moe_cuda_product *product)
+    {
+        return wide_has_few(product) ? moe_wide_takes<wide_few>(product) : moe_wide_takes<wide_many>(product);
+    }
+
+    static cudaError_t wide(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
+    {
+        return wide_has_few(product) ? moe_wide_launch<wide_few>(product, stream, overlap)
+                                     : moe_wide_launch<wide_many>(product, stream, overlap);
+    }
+
     static constexpr moe_cuda_product_fn *large_if_served(void)
     {
         if constexpr (moe_unit_source<Weights>::copies)
             return large;
+        return NULL;
+    }
+
+    /* The emulated device of the tests has no wgmma. */
+#if defined(__CUDACC__)
+    static constexpr bool has_wide = moe_unit_source<Weights>::copies;
+#else
+    static constexpr bool has_wide = false;
+#endif
+
+    static constexpr moe_cuda_product_fn *wide_if_served(void)
+    {
+        if constexpr (has_wide)
+            return wide;
+        return NULL;
+    }
+
+    static constexpr moe_cuda_takes_fn *wide_takes_if_served(void)
+    {
+        if constexpr (has_wide)
+            return wide_takes;
         return NULL;
     }
 };
@@ -136,6 +192,8 @@ template <class Weights> struct moe_weights_kernels {
         moe_weights_kernels<moe_weights_##name>::small,                                                                \
         moe_weights_kernels<moe_weights_##name>::large_if_served(),                                                    \
         moe_small_down_launch<moe_weights_kernels<moe_weights_##name>::one>,                                           \
+        moe_weights_kernels<moe_weights_##name>::wide_if_served(),                                                     \
+        moe_weights_kernels<moe_weights_##name>::wide_takes_if_served(),                                               \
     }
 
 #endif

@@ -216,7 +216,7 @@ static void test_prepare(void **)
             if (i == 1 && one_in(3))
                 continue;
             p.outputs[i].stride = padded(p.cols) + (one_in(4) ? 256 : 0);
-            p.outputs[i].order = (int32_t)below(4);
+            p.outputs[i].order = (int32_t)below(8);
             p.outputs[i].weighted = one_in(3);
             p.outputs[i].rows = memories[i]->send();
             expect_prepared(*memories[i], p, i, x, weights, live_of(live, num_tokens));
@@ -478,7 +478,7 @@ static void run_norm(unsigned round)
     n.num_tokens = num_tokens, n.cols = cols, n.live_tokens = live.send();
     n.scale = one_in(2) ? scale.send() : NULL;
     n.eps = one_in(3) ? 0.0f : 1e-5f, n.unit = one_in(3);
-    n.accumulate = !to_rows && one_in(2), n.order = (int32_t)below(4);
+    n.accumulate = !to_rows && one_in(2), n.order = (int32_t)below(8);
     if (to_rows)
         n.rows = bf16.send(), n.rows_stride = padded(cols);
     else

@@ -9,8 +9,8 @@
 
 /* Numbers of tokens of a call, ascending; the tokens whose result is computed, those that come last in one of them and
  * a few between. */
-static const size_t tokens[] = {1, 2, 3, 8, 9, 17, 64, 300};
-static const size_t rows[] = {0, 1, 2, 7, 8, 16, 40, 63, 130, 299};
+static const size_t tokens[] = {1, 2, 3, 8, 9, 17, 64, 100, 300};
+static const size_t rows[] = {0, 1, 2, 7, 8, 16, 40, 63, 99, 130, 299};
 enum { NUM_TOKENS = sizeof tokens / sizeof tokens[0], NUM_ROWS = sizeof rows / sizeof rows[0], MOST = 300 };
 
 /* Sizes of real models that are no powers of two, and the smallest. */
