@@ -15,18 +15,19 @@ struct telling {
 static void tell_product(const struct telling *telling, const char *key, const struct moe_cuda_weights *weights,
                          struct moe_cuda_product product)
 {
-    product.multiprocessors = (uint32_t)telling->layer->device->num_sms;
-    product.shared_bytes = (uint32_t)telling->layer->device->shared_per_block;
+    static const char *const names[] = {
+        [MOE_CUDA_SMALL] = "small", [MOE_CUDA_LARGE] = "large", [MOE_CUDA_WIDE] = "wide"};
+    const enum moe_cuda_way way = moe_layer_cuda_way(telling->layer, weights, &product);
     const struct moe_cuda_regime regime = moe_cuda_regime(&product);
-    const bool large = moe_cuda_prefers_large(&product);
+    const bool small = way == MOE_CUDA_SMALL;
     char text[240];
     if (weights->large == NULL)
         snprintf(text, sizeof text, "small (%s): weights are dequantised on the way, which large does not do",
                  weights->name);
     else
         snprintf(text, sizeof text, "%s (%s): %.0f rows of weights through each of %u multiprocessors; %s: %.0f",
-                 large ? "large" : "small", weights->name, large ? regime.large : regime.small,
-                 (unsigned)product.multiprocessors, large ? "small" : "large", large ? regime.small : regime.large);
+                 names[way], weights->name, small ? regime.small : regime.large, (unsigned)product.multiprocessors,
+                 small ? "large" : "small", small ? regime.large : regime.small);
     telling->line(telling->user, key, text);
 }
 

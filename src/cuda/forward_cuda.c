@@ -214,36 +214,34 @@ static void route(struct call *call)
         go_on(call, moe_cuda_route(&call->routing, call->ctx->stream, call->begun));
 }
 
-static void set_device(const struct call *call, struct moe_cuda_product *product)
+enum moe_cuda_way moe_layer_cuda_way(const struct moe_cuda_layer *layer, const struct moe_cuda_weights *weights,
+                                     struct moe_cuda_product *product)
 {
-    product->multiprocessors = (uint32_t)call->layer->device->num_sms;
-    product->shared_bytes = (uint32_t)call->layer->device->shared_per_block;
-}
-
-/* Whether a product is made by wide, which takes x in an order of its own: known before x is prepared. */
-static bool goes_wide(const struct call *call, const struct moe_cuda_weights *weights,
-                      const struct moe_cuda_product *product)
-{
-    struct moe_cuda_product on_device = *product;
-    set_device(call, &on_device);
-    return call->layer->device->capability == 90 && product->pairs.num_pairs > MOE_DOWN_PAIRS &&
-           weights->wide != NULL && moe_cuda_prefers_large(&on_device) && weights->wide_takes(&on_device);
+    const struct moe_cuda *device = layer->device;
+    product->multiprocessors = (uint32_t)device->num_sms;
+    product->shared_bytes = (uint32_t)device->shared_per_block;
+    if (weights->large == NULL || !moe_cuda_prefers_large(product))
+        return MOE_CUDA_SMALL;
+    const bool wide = device->capability == 90 && weights->wide != NULL &&
+                      product->pairs.num_pairs > MOE_DOWN_PAIRS && weights->wide_takes(product);
+    return wide ? MOE_CUDA_WIDE : MOE_CUDA_LARGE;
 }
 
 /* The order of a product's x. */
 static int32_t order_of(const struct call *call, const struct moe_cuda_weights *weights,
                         const struct moe_cuda_product *product)
 {
-    return weights->order | (goes_wide(call, weights, product) ? MOE_ORDER_STEPS : 0);
+    struct moe_cuda_product asked = *product;
+    return weights->order | (moe_layer_cuda_way(call->layer, weights, &asked) == MOE_CUDA_WIDE ? MOE_ORDER_STEPS : 0);
 }
 
 /* One product of a set, for pairs or for all tokens. */
 static void multiply(struct call *call, const struct moe_cuda_weights *weights, struct moe_cuda_product *product)
 {
-    set_device(call, product);
-    moe_cuda_product_fn *run = goes_wide(call, weights, product) ? weights->wide
-                               : weights->large != NULL && moe_cuda_prefers_large(product) ? weights->large
-                                                                                           : weights->small;
+    const enum moe_cuda_way way = moe_layer_cuda_way(call->layer, weights, product);
+    moe_cuda_product_fn *run = way == MOE_CUDA_WIDE    ? weights->wide
+                               : way == MOE_CUDA_LARGE ? weights->large
+                                                       : weights->small;
     if (call->error == cudaSuccess)
         go_on(call, run(product, call->ctx->stream, call->begun));
 }
@@ -427,7 +425,7 @@ static void combine(struct call *call, const struct moe_cuda_combine *what, bool
     if (call->error != cudaSuccess)
         return;
     if (of_experts && sums_in_down(call)) {
-        set_device(call, &call->down);
+        moe_layer_cuda_way(call->layer, call->layer->experts.out, &call->down);    /* for the device's sizes */
         go_on(call, call->layer->experts.out->down(&call->down, what, call->ctx->stream, call->begun));
     } else {
         go_on(call, moe_cuda_combine(what, call->ctx->stream, call->begun));

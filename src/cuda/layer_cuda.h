@@ -42,6 +42,12 @@ enum moe_status moe_layer_cuda_route(void *ctx, const void *state, const struct 
 enum moe_status moe_layer_cuda_combine(void *ctx, const void *state, const struct moe_layer_io *io,
                                        struct moe_stats *stats);
 
+/* forward_cuda.c. The kernels of a product: see small.cuh, large.cuh, wide.cuh. Which of them makes one, whose sizes of
+ * the device are filled in; large and wide leave what does not fit them to small. */
+enum moe_cuda_way { MOE_CUDA_SMALL, MOE_CUDA_LARGE, MOE_CUDA_WIDE };
+enum moe_cuda_way moe_layer_cuda_way(const struct moe_cuda_layer *layer, const struct moe_cuda_weights *weights,
+                                     struct moe_cuda_product *product);
+
 /* forward_cuda.c. Whether down of the experts and the sum over slots are one launch, which takes eight pairs of a
  * matrix. distinct: no matrix has two slots of a token. */
 bool moe_layer_cuda_sums_in_down(const struct moe_cuda_layer *layer, size_t num_tokens, size_t num_pairs,
