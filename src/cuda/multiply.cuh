@@ -1,39 +1,43 @@
 // SPDX-License-Identifier: MIT
 // A unit times up to 8 tokens, by one warp: what small.cuh and small_down.cuh share. Steps of a whole segment are
-// written out without a branch between them, so that one's loads and unpacking run beside another's products: four warps
-// of a scheduler do not hide a step's latency (two products in a row, then the scales) for each other.
+// written out without a branch between them, so that one's loads and unpacking run beside another's products: four
+// warps of a scheduler do not hide a step's latency (two products in a row, then the scales) for each other.
 #ifndef MOE_CUDA_MULTIPLY_CUH
 #define MOE_CUDA_MULTIPLY_CUH
 
 #include "cuda/unit.cuh"
 
-/* 8 tokens in the columns of a segment: of each step a lane's 8 values of token g, in registers; and the sums of x over
- * the columns of a group, times the centre or 1, in shared memory. These cost as much as the products with 16 rows, and
- * are computed once for all units that the tokens serve. */
-template <class Weights> struct moe_tokens {
+/* 8 tokens in the columns of a segment: of each step a lane's 8 values of token g, kept in registers, or read where
+ * they are used, from the first cache; and the sums of x over the columns of a group, times the centre or 1, in shared
+ * memory. These cost as much as the products with 16 rows; they are computed once for all units that the tokens
+ * serve. */
+template <class Weights, bool kept> struct moe_tokens {
     static constexpr bool summed = Weights::offset || Weights::centre != 0;
     static constexpr uint32_t groups = Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group : 1;
     static constexpr size_t sums_bytes = summed ? groups * MOE_TILE_TOKENS * sizeof(float) : 0;
-    uint4 values[MOE_SEGMENT_STEPS];
+    uint4 values[kept ? MOE_SEGMENT_STEPS : 1];
+    const uint4 *x;
     float *sums;    /* [groups][8], of this warp; a lane uses tokens 2 t and 2 t + 1 */
 
-    /* x: this lane's first 16 bytes of the segment. */
-    __device__ __forceinline__ void load(const uint4 *x)
+    /* Other tokens, or another segment: all lanes of the warp together. from: this lane's first 16 bytes. */
+    __device__ __forceinline__ void take(const uint4 *from, int lane)
     {
+        x = from;
+        if (kept)
 #pragma unroll
-        for (int q = 0; q < MOE_SEGMENT_STEPS; q++)
-            values[q] = x[4 * q];
-    }
-
-    /* Other tokens, or another segment: all lanes of the warp together. */
-    __device__ __forceinline__ void take(const uint4 *x, int lane)
-    {
-        load(x);
+            for (int q = 0; q < MOE_SEGMENT_STEPS; q++)
+                values[kept ? q : 0] = x[4 * q];
         if constexpr (summed) {
             __syncwarp();    /* sums may still be read */
             add_up(lane);
             __syncwarp();
         }
+    }
+
+    /* Known when compiled. */
+    __device__ __forceinline__ uint4 step(uint32_t q) const
+    {
+        return kept ? values[kept ? q : 0] : x[4 * q];
     }
 
     __device__ __forceinline__ void store_sum(const float sum[4], uint32_t group, int lane) const
@@ -52,8 +56,9 @@ template <class Weights> struct moe_tokens {
             float sum[4] = {}, second[4] = {};
 #pragma unroll
             for (uint32_t q = first; q < first + span; q++) {
-                moe_mma_bf16(sum, factors, values[q].x, values[q].y);
-                moe_mma_bf16(Weights::group == 16 ? second : sum, factors, values[q].z, values[q].w);
+                const uint4 b = step(q);
+                moe_mma_bf16(sum, factors, b.x, b.y);
+                moe_mma_bf16(Weights::group == 16 ? second : sum, factors, b.z, b.w);
             }
             store_sum(sum, Weights::group == 16 ? 2 * first : first / span, lane);
             if (Weights::group == 16)
@@ -94,7 +99,7 @@ MOE_DEVICE void moe_multiply_group(float (&acc)[tiles][4], const uint4 (&x)[span
     constexpr bool scaled = Weights::group < MOE_SEGMENT, halves = Weights::group == 16;
     const uint32_t group = halves ? 2 * first : first / span;
     float2 sums[2] = {};
-    if (moe_tokens<Weights>::summed) {
+    if (moe_tokens<Weights, false>::summed) {
         sums[0] = *(const float2 *)(at.sums + MOE_TILE_TOKENS * group);
         if (halves)
             sums[1] = *(const float2 *)(at.sums + MOE_TILE_TOKENS * (group + 1));
@@ -118,10 +123,9 @@ MOE_DEVICE void moe_multiply_group(float (&acc)[tiles][4], const uint4 (&x)[span
     }
 }
 
-/* acc += a unit, of which the first `steps` steps exist; x: where tokens have their values from. Beyond the last column
- * both x and the unit are zeros. */
-template <class Weights, int tiles>
-MOE_DEVICE void moe_multiply(float (&acc)[tiles][4], const struct moe_tokens<Weights> &tokens, const uint4 *x,
+/* acc += a unit, of which the first `steps` steps exist. Beyond the last column both x and the unit are zeros. */
+template <class Weights, int tiles, bool kept>
+MOE_DEVICE void moe_multiply(float (&acc)[tiles][4], const struct moe_tokens<Weights, kept> &tokens,
                              const struct moe_multiply_at<tiles> &at, uint32_t steps, int lane)
 {
     constexpr bool spans = Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT;
@@ -132,7 +136,7 @@ MOE_DEVICE void moe_multiply(float (&acc)[tiles][4], const struct moe_tokens<Wei
         for (uint32_t q = 0; q < MOE_SEGMENT_STEPS; q += span) {
 #pragma unroll
             for (uint32_t i = 0; i < span; i++)
-                some[i] = tokens.values[q + i];
+                some[i] = tokens.step(q + i);
             moe_multiply_group<Weights, tiles, span>(acc, some, at, q, lane % 4);
         }
         return;
@@ -141,7 +145,7 @@ MOE_DEVICE void moe_multiply(float (&acc)[tiles][4], const struct moe_tokens<Wei
     for (uint32_t q = 0; q < steps; q += span) {
 #pragma unroll
         for (uint32_t i = 0; i < span; i++)
-            some[i] = x[4 * (q + i)];
+            some[i] = tokens.x[4 * (q + i)];
         moe_multiply_group<Weights, tiles, span>(acc, some, at, q, lane % 4);
     }
 }

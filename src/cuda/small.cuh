@@ -3,8 +3,9 @@
 // has under way (warps * stages units, 36 to 128 KB) covers the latency, everything else has to fit beside it: at 4.4
 // TB/s over 132 multiprocessors a warp instruction has room for 10 bytes of weights.
 //
-// An item is one tile of rows of one matrix, for all of its tokens. Groups of warps take short runs of neighbouring
-// items, dealt out in turn: neighbours share their tokens, and a matrix with many tokens does not fall to one block.
+// An item is one tile of rows of one matrix, for all of its tokens. Groups of warps take runs of neighbouring items,
+// which share their tokens: all of theirs in one run, or, where matrices differ in how often they are read, short ones
+// dealt out in turn, so that a matrix with many tokens does not fall to one block.
 // `split` warps share an item: warp w takes the accumulators w, w + split, ... (call.h), each of which is a chain of
 // units; partial sums meet in shared memory, in ascending order. Each warp streams its units through a ring of its
 // own, and never waits for another but at the end of an item.
@@ -34,7 +35,7 @@ template <class Weights_, int tiles_, int columns_, int warps_, int stages_> str
     static constexpr size_t ring_bytes = stages * unit_bytes;
     static constexpr size_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
-    static constexpr size_t warp_bytes = ring_bytes + table_bytes + moe_tokens<Weights>::sums_bytes;
+    static constexpr size_t warp_bytes = ring_bytes + table_bytes + moe_tokens<Weights, true>::sums_bytes;
     static constexpr size_t part_bytes = 32 * tiles * columns * sizeof(float4);    /* sums of an accumulator */
 
     /* parts: of all groups of warps that share items */
@@ -311,7 +312,7 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
         under_way[s].begin(ring + s * Shape::unit_bytes, &ahead, p, run, row_bytes, lane);
 
     float acc[columns][tiles][4] = {};
-    struct moe_tokens<Weights> tokens;    /* of the first column tile, in one segment */
+    struct moe_tokens<Weights, columns == 1> tokens;    /* of the first column tile, in one segment */
     tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
     const uint4 *x[columns];
     uint32_t place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
@@ -340,13 +341,13 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
             const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, under_way[s].side, lane);
-            moe_multiply<Weights, tiles>(acc[0], tokens, x[0] + of_segment, w.at, w.steps, lane);
+            moe_multiply<Weights, tiles>(acc[0], tokens, w.at, w.steps, lane);
 #pragma unroll
             for (int n = 1; n < columns; n++)
                 if (left > 8 * n) {
                     tokens.take(x[n] + of_segment, lane);
                     loaded = UINT32_MAX;
-                    moe_multiply<Weights, tiles>(acc[n], tokens, x[n] + of_segment, w.at, w.steps, lane);
+                    moe_multiply<Weights, tiles>(acc[n], tokens, w.at, w.steps, lane);
                 }
             __syncwarp();
             const bool ends_sum = under_way[s].ends_sum, ends_item = under_way[s].ends_item;

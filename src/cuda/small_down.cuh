@@ -20,7 +20,8 @@
 #include "cuda/prepare.cuh"
 #include "cuda/small.cuh"
 
-enum { MOE_DOWN_SLOTS = 8 };
+/* Warps are in different stages of their rings when they meet, so that it is not one __syncthreads for all. */
+enum { MOE_DOWN_SLOTS = 8, MOE_DOWN_BARRIER = 1 };
 
 struct moe_small_down_params {
     struct moe_cuda_product product;    /* neither gated nor activated; y is not used */
@@ -235,14 +236,14 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     const uint32_t live = moe_live_tokens(params.combine.live_tokens, params.combine.num_tokens);
 
     float acc[1][4] = {};
-    struct moe_tokens<Weights> tokens;
+    struct moe_tokens<Weights, true> tokens;
     tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
     uint32_t tile = 0, parity = 0;    /* the tile that is not finished yet, and its buffer */
     for (bool done = false; !done;) {
 #pragma unroll
         for (int s = 0; s < stages; s++) {
             for (; tile < here.tile; tile++) {
-                __syncthreads();
+                moe_barrier(MOE_DOWN_BARRIER, (int)blockDim.x);
                 moe_down_finish(params, parts + parity * buffer_floats, run, pairs, tile, live);
                 parity ^= 1;
             }
@@ -251,12 +252,11 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
                 break;
             unsigned char *unit = ring + s * Shape::unit_bytes;
             const uint32_t place = here.start + (g < (int)here.num_tokens ? g : 0);
-            const uint4 *x = (const uint4 *)moe_result_x(p, place) + t + here.segment * (MOE_SEGMENT / 8);
-            tokens.take(x, lane);
+            tokens.take((const uint4 *)moe_result_x(p, place) + t + here.segment * (MOE_SEGMENT / 8), lane);
             moe_copy_async_wait<stages - 1>();
             __syncwarp();
             const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, sides[s], lane);
-            moe_multiply<Weights, 1>(acc, tokens, x, w.at, w.steps, lane);
+            moe_multiply<Weights, 1>(acc, tokens, w.at, w.steps, lane);
             __syncwarp();
             moe_small_copy<Shape>(unit, ahead, row_bytes, &sides[s], lane);
             if (ahead.items > 0)

@@ -20,10 +20,8 @@ enum {
 };
 
 template <class Weights, int columns> struct moe_small_choice {
-    /* Two tiles where a unit stays small: what a unit costs beside its products, address and barrier, counts half. But
-     * their sums for twice as many tokens do not fit into registers beside the steps of scaled formats. */
-    static constexpr bool fits = columns == 1 || Weights::group > MOE_STEP_COLS;
-    static constexpr int tiles = fits && 2 * MOE_TILE_ROWS * Weights::pitch <= MOE_SMALL_UNIT ? 2 : 1;
+    /* Two tiles where a unit stays small: what a unit costs beside its products, address and barrier, counts half. */
+    static constexpr int tiles = 2 * MOE_TILE_ROWS * Weights::pitch <= MOE_SMALL_UNIT ? 2 : 1;
     static constexpr int wanted = MOE_SMALL_RING / (tiles * MOE_TILE_ROWS * Weights::pitch);
     static constexpr int stages = wanted < 1 ? 1 : wanted > 4 ? 4 : wanted;
     typedef moe_small_shape<Weights, tiles, columns, MOE_SMALL_WARPS, stages> shape;

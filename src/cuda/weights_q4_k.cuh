@@ -2,8 +2,8 @@
 // Q4_K: 144 bytes for 256 columns, layout in format/q4_k.c. A lane's 8 bytes of a row hold its columns of two steps of
 // 32: low nibbles of the first, high nibbles of the second. Codes are 128 + q, which the term makes up for.
 //
-// Bytes: 2304 of a unit. Thread instructions for 16 weights: 1 load, 14 to unpack, 2 products, 2 for the sums of x (once
-// for all units of the tokens), 2 loads and 8 to scale; with the scales of the unit 2.4 a weight, in SASS.
+// Bytes: 2304 of a unit. Thread instructions for 16 weights: 1 load, 14 to unpack, 2 products, 2 for the sums of x
+// (once for all units of the tokens), 2 loads and 8 to scale; with the scales of the unit 2.4 a weight, in SASS.
 #ifndef MOE_CUDA_WEIGHTS_Q4_K_CUH
 #define MOE_CUDA_WEIGHTS_Q4_K_CUH
 

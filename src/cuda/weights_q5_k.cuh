@@ -2,8 +2,8 @@
 // Q5_K: 176 bytes for 256 columns, layout in format/q5_k.c. As Q4_K, with the fifth bit of a lane's columns of all
 // steps in 8 bytes more. Codes are 128 + q, which the term makes up for.
 //
-// Bytes: 2816 of a unit. Thread instructions for 16 weights: 1 load, 22 to unpack, 2 products, 2 for the sums of x (once
-// for all units of the tokens), 2 loads and 8 to scale; with the scales of the unit 3.3 a weight, in SASS.
+// Bytes: 2816 of a unit. Thread instructions for 16 weights: 1 load, 22 to unpack, 2 products, 2 for the sums of x
+// (once for all units of the tokens), 2 loads and 8 to scale; with the scales of the unit 3.3 a weight, in SASS.
 #ifndef MOE_CUDA_WEIGHTS_Q5_K_CUH
 #define MOE_CUDA_WEIGHTS_Q5_K_CUH
 

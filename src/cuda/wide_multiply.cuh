@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What multiplies in wide.cuh: a warp's place in its tile, operands from shared memory, and the chain of an accumulator.
+// What multiplies in wide.cuh: a warp's place in its tile, operands from shared memory, the chain of an accumulator.
 // For sm_90a only, as wgmma.cuh.
 #ifndef MOE_CUDA_WIDE_MULTIPLY_CUH
 #define MOE_CUDA_WIDE_MULTIPLY_CUH
