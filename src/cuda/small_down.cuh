@@ -20,8 +20,10 @@
 #include "cuda/prepare.cuh"
 #include "cuda/small.cuh"
 
-/* Warps are in different stages of their rings when they meet, so that it is not one __syncthreads for all. */
-enum { MOE_DOWN_SLOTS = 8, MOE_DOWN_BARRIER = 1 };
+enum {
+    MOE_DOWN_SLOTS = 8,
+    MOE_DOWN_BARRIER = 1    /* warps meet in different stages of their rings, which is not one __syncthreads for all */
+};
 
 struct moe_small_down_params {
     struct moe_cuda_product product;    /* neither gated nor activated; y is not used */
