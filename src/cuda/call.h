@@ -61,6 +61,7 @@ struct moe_cuda_stack {
     bool scaled;
     struct moe_cuda_plane scale, zero, column_block;
     uint32_t first_row, block_rows, block_cols;
+    uint32_t scale_size, block_shift;    /* bytes of a scale; block_rows is 2^block_shift, if it is not 32 */
     float zero_offset;
     const float *factors;     /* [num_experts]; NULL: 1 */
     const float *bias;        /* [num_experts, rows]; NULL: none */

@@ -8,6 +8,7 @@
 
 #include "cuda/call.h"
 #include "cuda/combine.h"
+#include "moe/format.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -50,6 +51,16 @@ struct moe_cuda_weights {
     moe_cuda_product_fn *wide;
     moe_cuda_takes_fn *wide_takes;
 };
+
+/* Fill in what follows from the shape of a stack's scales. */
+static inline void moe_cuda_stack_measure(struct moe_cuda_stack *stack)
+{
+    const int format = stack->scale.format;
+    stack->scale_size = format == MOE_FORMAT_F32 ? 4 : format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16 ? 2 : 1;
+    stack->block_shift = 0;
+    while (stack->block_shift < 32 && stack->block_rows != UINT32_C(1) << stack->block_shift)
+        stack->block_shift++;
+}
 
 /* Whether the kernels take such a matrix, its alignment aside. */
 static inline bool moe_cuda_weights_take(const struct moe_cuda_weights *weights, const struct moe_cuda_stack *stack)

@@ -42,8 +42,7 @@ MOE_DEVICE struct moe_unit_rows moe_large_unit_rows(const struct moe_cuda_produc
 {
     struct moe_unit_rows rows;
     rows.expert = tile.expert;
-    rows.low_stack = p.gated ? &p.gate : &p.up;
-    rows.high_stack = &p.up;
+    rows.product = &p;
     rows.low_row = tile.first_row + row_warp * 8 * Shape::tiles;
     rows.high_row = p.gated ? rows.low_row : rows.low_row + Shape::rows / 2;
     rows.low_left = rows.low_row < p.up.rows ? p.up.rows - rows.low_row : 0;

@@ -35,20 +35,7 @@ MOE_DEVICE bool moe_plane_is_there(const struct moe_cuda_plane &plane)
     return plane.data != NULL || plane.bases != NULL;
 }
 
-MOE_DEVICE uint32_t moe_planes_size(int format)
-{
-    return format == MOE_FORMAT_F32 ? 4 : format == MOE_FORMAT_F16 || format == MOE_FORMAT_BF16 ? 2 : 1;
-}
-
-/* The block that holds i, of blocks that are a power of two nearly always. */
-MOE_DEVICE uint32_t moe_planes_block(uint32_t i, uint32_t size)
-{
-    if ((size & (size - 1)) == 0)
-        return i >> (31 - __clz(size));
-    return i / size;
-}
-
-/* A lane's row in the planes beside the values. */
+/* A lane's row in the planes beside the values. Those of gate and up have the same shapes. */
 struct moe_planes_row {
     const struct moe_cuda_stack *stack;
     bool exists;
@@ -58,17 +45,19 @@ struct moe_planes_row {
     {
         const bool is_low = lane % 16 < 8;
         const uint32_t r = lane / 16 * 8 + lane % 8;
-        stack = is_low ? rows.low_stack : rows.high_stack;
+        stack = is_low && rows.product->gated ? &rows.product->gate : &rows.product->up;
         exists = lane < tiles * MOE_TILE_ROWS && r < (is_low ? rows.low_left : rows.high_left);
         row = (is_low ? rows.low_row : rows.high_row) + r;
         expert = rows.expert;
     }
 
-    /* The code of block column j. */
-    __device__ __forceinline__ const unsigned char *at(const struct moe_cuda_plane &plane, uint32_t j,
+    /* The code of block column j; shape: of any matrix of the unit. */
+    __device__ __forceinline__ const unsigned char *at(const struct moe_cuda_plane &plane,
+                                                       const struct moe_cuda_stack &shape, uint32_t j,
                                                        uint32_t size) const
     {
-        uint32_t block = moe_planes_block(stack->first_row + row, stack->block_rows);
+        const uint32_t first = stack->first_row + row;
+        const uint32_t block = shape.block_shift < 32 ? first >> shape.block_shift : first / shape.block_rows;
         return moe_plane_row(plane, expert, block) + (size_t)j * size;
     }
 };
@@ -85,18 +74,19 @@ MOE_DEVICE uint32_t moe_planes_words(uint32_t words[most], const unsigned char *
     return skew;
 }
 
-/* Codes first .. first + count - 1, of `size` bytes each, of such words; they begin at bit `bits` modulo 32. */
-template <int most, int first, int count>
-MOE_DEVICE void moe_planes_split(uint32_t codes[count], const uint32_t words[most], uint32_t bits, uint32_t size)
+/* Such words, shifted so that the first code begins the first; bits: 8 times the skew. */
+template <int most> MOE_DEVICE void moe_planes_shift(uint32_t words[most], uint32_t bits)
 {
 #pragma unroll
-    for (int k = 0; k < count; k++) {
-        const int i = first + k, at4 = i < most ? i : 0, at2 = i / 2 < most ? i / 2 : 0, at1 = i / 4;
-        const uint32_t next2 = at2 + 1 < most ? words[at2 + 1] : 0, next1 = at1 + 1 < most ? words[at1 + 1] : 0;
-        const uint32_t of2 = __funnelshift_r(words[at2], next2, bits) >> 16 * (i % 2) & 0xffff;
-        const uint32_t of1 = __funnelshift_r(words[at1], next1, bits) >> 8 * (i % 4) & 0xff;
-        codes[k] = size == 4 ? words[at4] : size == 2 ? of2 : of1;
-    }
+    for (int i = 0; i < most; i++)
+        words[i] = __funnelshift_r(words[i], i + 1 < most ? words[i + 1] : 0, bits);
+}
+
+/* Code i of such words, of so many bytes; those that no word can have are 0. */
+template <int most, int bytes> MOE_DEVICE uint32_t moe_planes_code_of(const uint32_t words[most], int i)
+{
+    const int at = i * bytes / 4, shift = i * bytes % 4 * 8;
+    return at >= most ? 0 : bytes == 4 ? words[at] : words[at] >> shift & (bytes == 2 ? 0xffffu : 0xffu);
 }
 
 /* Planes are aligned as their codes. */
@@ -119,26 +109,40 @@ MOE_DEVICE float moe_planes_e4m3(uint32_t v)
     return v & 0x80 ? -magnitude : magnitude;
 }
 
-template <int count> MOE_DEVICE void moe_planes_values(float out[count], const uint32_t codes[count], int format)
+MOE_DEVICE float moe_planes_value(uint32_t code, int format)
 {
-#define MOE_PLANES_EACH(value)          \
-    _Pragma("unroll")                   \
-    for (int i = 0; i < count; i++) {   \
-        const uint32_t code = codes[i]; \
-        out[i] = value;                 \
-    }                                   \
-    break
     switch (format) {
     case MOE_FORMAT_F16:
-        MOE_PLANES_EACH(moe_f16_value(code));
+        return moe_f16_value(code);
     case MOE_FORMAT_BF16:
-        MOE_PLANES_EACH(__uint_as_float(code << 16));
+        return __uint_as_float(code << 16);
     case MOE_FORMAT_E4M3:
-        MOE_PLANES_EACH(moe_planes_e4m3(code));
+        return moe_planes_e4m3(code);
     case MOE_FORMAT_E8M0:
-        MOE_PLANES_EACH(moe_planes_e8m0(code));
+        return moe_planes_e8m0(code);
     default:
-        MOE_PLANES_EACH(__uint_as_float(code));
+        return __uint_as_float(code);
+    }
+}
+
+/* The values of codes first .. first + count - 1 of such words: one branch for all. */
+template <int most, int first, int count>
+MOE_DEVICE void moe_planes_values(float out[count], const uint32_t words[most], int format)
+{
+#define MOE_PLANES_EACH(format, bytes)                                                                  \
+    case format:                                                                                        \
+        _Pragma("unroll")                                                                               \
+        for (int i = 0; i < count; i++)                                                                 \
+            out[i] = moe_planes_value(moe_planes_code_of<most, bytes>(words, first + i), format);       \
+        break
+    switch (format) {
+        MOE_PLANES_EACH(MOE_FORMAT_F16, 2);
+        MOE_PLANES_EACH(MOE_FORMAT_BF16, 2);
+        MOE_PLANES_EACH(MOE_FORMAT_E4M3, 1);
+        MOE_PLANES_EACH(MOE_FORMAT_E8M0, 1);
+        MOE_PLANES_EACH(MOE_FORMAT_F32, 4);
+    default:
+        break;
     }
 #undef MOE_PLANES_EACH
 }
@@ -156,6 +160,19 @@ template <int group, bool offset, int bias> struct moe_planes {
         uint32_t scale[SCALE_WORDS], zero[offset ? ZERO_WORDS : 1];
         uint32_t flags;    /* and 8 times the skew of scale << 8, of zero << 16 */
     };
+
+    /* Of a row that exists, or does not. */
+    static __device__ __forceinline__ uint32_t flags_of(const struct moe_cuda_stack &s, uint32_t exists, uint32_t skew,
+                                                        uint32_t zero_skew)
+    {
+        const bool single = COUNT == 2 && s.block_cols >= s.cols;
+        const uint32_t size = s.scale_size;
+        const bool words = single || (s.block_cols == group && skew + size * COUNT <= 4 * SCALE_WORDS &&
+                                      zero_skew + (offset ? COUNT : 0) <= 4 * ZERO_WORDS);
+        return exists | (moe_plane_is_there(s.scale) ? HAS_SCALES : 0) |
+               (offset && moe_plane_is_there(s.zero) ? HAS_ZEROS : 0) | (single ? SINGLE : 0) | (words ? WORDS : 0) |
+               skew << 11 | zero_skew << 19;
+    }
 
     /* The segment's block columns: the first, and how many. */
     static __device__ __forceinline__ uint32_t first_block(const struct moe_cuda_stack &s, uint32_t segment,
@@ -178,25 +195,14 @@ template <int group, bool offset, int bias> struct moe_planes {
     {
         static_assert(tiles <= 2, "a lane has one row");
         const struct moe_planes_row row(rows, tiles, lane);
-        const struct moe_cuda_stack &s = *row.stack;
-        uint32_t count, first = first_block(s, segment, &count), size = moe_planes_size(s.scale.format);
-        const bool single = COUNT == 2 && s.block_cols >= s.cols;
-        side->flags = single ? SINGLE : 0;
-        if (!row.exists)
-            return;
+        const struct moe_cuda_stack &s = rows.product->up;
+        uint32_t count, first = first_block(s, segment, &count), size = s.scale_size;
         uint32_t skew = 0, zero_skew = 0;
-        side->flags |= EXISTS;
-        if (moe_plane_is_there(s.scale)) {
-            skew = moe_planes_words<SCALE_WORDS>(side->scale, row.at(s.scale, first, size), count * size);
-            side->flags |= HAS_SCALES | skew << 11;
-        }
-        if (offset && moe_plane_is_there(s.zero)) {
-            zero_skew = moe_planes_words<ZERO_WORDS>(side->zero, row.at(s.zero, first, 1), count);
-            side->flags |= HAS_ZEROS | zero_skew << 19;
-        }
-        if (single || (s.block_cols == group && skew + size * COUNT <= 4 * SCALE_WORDS &&
-                       zero_skew + (offset ? COUNT : 0) <= 4 * ZERO_WORDS))
-            side->flags |= WORDS;
+        if (row.exists && moe_plane_is_there(s.scale))
+            skew = moe_planes_words<SCALE_WORDS>(side->scale, row.at(row.stack->scale, s, first, size), count * size);
+        if (row.exists && offset && moe_plane_is_there(s.zero))
+            zero_skew = moe_planes_words<ZERO_WORDS>(side->zero, row.at(row.stack->zero, s, first, 1), count);
+        side->flags = flags_of(s, row.exists ? EXISTS : 0, skew, zero_skew);
     }
 
     /* What a row of the table is made of. */
@@ -211,24 +217,22 @@ template <int group, bool offset, int bias> struct moe_planes {
         return make_float2(scale, offset ? -(parts.has_zeros ? parts.zero + (float)zero : parts.zero) * scale : 0.0f);
     }
 
-    /* Groups first .. COUNT - 1, a few at a time. */
+    /* Groups first .. COUNT - 1, a few at a time; words of side are shifted. */
     template <int pitch, int first>
     static __device__ __forceinline__ void take_apart(float2 *out, const struct side &side, const struct parts &parts,
                                                       int format)
     {
         constexpr int few = COUNT < 4 ? COUNT : 4;
         const bool single = COUNT == 2 && (side.flags & SINGLE) != 0;
-        uint32_t codes[few], zeros[few] = {};
         float values[few];
-        moe_planes_split<SCALE_WORDS, first, few>(codes, side.scale, side.flags >> 8, moe_planes_size(format));
-        if (offset)
-            moe_planes_split<ZERO_WORDS, first, few>(zeros, side.zero, side.flags >> 16, 1);
-        moe_planes_values<few>(values, codes, format);
+        moe_planes_values<SCALE_WORDS, first, few>(values, side.scale, format);
+        uint32_t zeros[few] = {};
+        for (int k = 0; offset && k < few; k++)
+            zeros[k] = moe_planes_code_of<offset ? ZERO_WORDS : 1, 1>(side.zero, first + k);
 #pragma unroll
-        for (int k = 0; k < few; k++) {
-            const float2 own = entry(parts, values[k], zeros[k]);
-            out[(first + k) * pitch] = single ? entry(parts, values[0], zeros[0]) : own;
-        }
+        for (int k = 0; k < few; k++)
+            out[(first + k) * pitch] =
+                entry(parts, single ? values[0] : values[k], single ? zeros[0] : zeros[k]);
         if constexpr (first + few < COUNT)
             take_apart<pitch, first + few>(out, side, parts, format);
     }
@@ -236,21 +240,19 @@ template <int group, bool offset, int bias> struct moe_planes {
     /* The same, code by code from memory. Behind the last column any code will do: the first. */
     template <int pitch>
     static __device__ __forceinline__ void read(float2 *out, const struct parts &parts,
-                                                const struct moe_planes_row &row, uint32_t segment)
+                                                const struct moe_planes_row &row, const struct moe_cuda_stack &s,
+                                                uint32_t segment)
     {
-        const struct moe_cuda_stack &s = *row.stack;
-        const uint32_t size = moe_planes_size(s.scale.format);
+        const uint32_t size = s.scale_size;
 #pragma unroll 1
         for (uint32_t i = 0; i < COUNT; i++) {
             const uint32_t col = segment * MOE_SEGMENT + i * group, j = col < s.cols ? col / s.block_cols : 0;
-            uint32_t code = 0, zero = 0;
+            uint32_t zero = 0;
             float value = 1.0f;
-            if (parts.has_scales) {
-                code = moe_planes_code(row.at(s.scale, j, size), size);
-                moe_planes_values<1>(&value, &code, s.scale.format);
-            }
+            if (parts.has_scales)
+                value = moe_planes_value(moe_planes_code(row.at(row.stack->scale, s, j, size), size), s.scale.format);
             if (parts.has_zeros)
-                zero = moe_planes_code(row.at(s.zero, j, 1), 1);
+                zero = moe_planes_code(row.at(row.stack->zero, s, j, 1), 1);
             out[i * pitch] = entry(parts, value, zero);
         }
     }
@@ -261,19 +263,25 @@ template <int group, bool offset, int bias> struct moe_planes {
     {
         constexpr int pitch = tiles * MOE_TILE_ROWS;
         const struct moe_planes_row row(rows, tiles, lane);
-        const struct moe_cuda_stack &s = *row.stack;
+        const struct moe_cuda_stack &s = rows.product->up;
         const uint32_t flags = side.flags;
         struct parts parts;
         parts.has_scales = (flags & HAS_SCALES) != 0;
         parts.has_zeros = offset && (flags & HAS_ZEROS) != 0;
-        parts.factor = !(flags & EXISTS) ? 0.0f : s.factors != NULL ? __ldg(&s.factors[rows.expert]) : 1.0f;
+        const float *factors = row.stack->factors;
+        parts.factor = !(flags & EXISTS) ? 0.0f : factors != NULL ? __ldg(&factors[rows.expert]) : 1.0f;
         parts.zero = s.zero_offset + bias;
         if (lane >= pitch)
             return;
-        if ((flags & (EXISTS | WORDS)) != EXISTS)
-            take_apart<pitch, 0>(table + lane, side, parts, s.scale.format);
-        else
-            read<pitch>(table + lane, parts, row, segment);
+        if ((flags & (EXISTS | WORDS)) != EXISTS) {
+            struct side words = side;
+            moe_planes_shift<SCALE_WORDS>(words.scale, flags >> 8);
+            if (offset)
+                moe_planes_shift<offset ? ZERO_WORDS : 1>(words.zero, flags >> 16);
+            take_apart<pitch, 0>(table + lane, words, parts, s.scale.format);
+        } else {
+            read<pitch>(table + lane, parts, row, s, segment);
+        }
     }
 };
 

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
-// A product for few tokens a matrix: every weight is read once and used at once. Bound by memory: what a multiprocessor
-// has under way (warps * stages units, 36 to 128 KB) covers the latency, everything else has to fit beside it: at 4.4
-// TB/s over 132 multiprocessors a warp instruction has room for 10 bytes of weights.
+// A product for few tokens a matrix: every weight is read once and used at once. A multiprocessor has a unit of each of
+// its 16 warps under way, 36 to 144 KB, which covers the latency of memory; everything else has to fit beside it: at
+// 4.4 TB/s over 132 multiprocessors a warp instruction has room for 10 bytes of weights. So what does not depend on the
+// weights of a unit is done once an item or once a run of items.
 //
 // An item is one tile of rows of one matrix, for all of its tokens. Groups of warps take runs of neighbouring items,
 // which share their tokens: all of theirs in one run, or, where matrices differ in how often they are read, short ones
 // dealt out in turn, so that a matrix with many tokens does not fall to one block.
 // `split` warps share an item: warp w takes the accumulators w, w + split, ... (call.h), each of which is a chain of
-// units; partial sums meet in shared memory, in ascending order. Each warp streams its units through a ring of its
-// own, and never waits for another but at the end of an item.
+// units; partial sums meet in shared memory, in ascending order. A warp begins to copy its next unit when it has
+// multiplied the last one, and never waits for another warp but at the end of an item. (A ring of two units or more a
+// warp gained nothing: 16 warps are enough, as they are never all in the same place.)
 #ifndef MOE_CUDA_SMALL_CUH
 #define MOE_CUDA_SMALL_CUH
 
@@ -23,19 +25,38 @@ struct moe_small_params {
     uint32_t chunk;        /* items that a group takes at a time; 0: all of its items */
 };
 
+/* What a warp has to know of a unit when it multiplies, since the copy began. */
+struct moe_small_note {
+    uint32_t place;      /* of the first token */
+    uint32_t row;        /* of the matrix, the first of low */
+    uint32_t segment;
+    uint32_t bits;       /* 0: there is no unit */
+};
+
+/* Of bits: tokens in this round, of 16 at most; whether the unit is the last of an accumulator, of a round of the
+ * item's tokens; addresses of low and high modulo 16; the matrix. */
+enum {
+    MOE_NOTE_TOKENS = 0x1f,
+    MOE_NOTE_ENDS_SUM = 0x20,
+    MOE_NOTE_ENDS_ITEM = 0x40,
+    MOE_NOTE_LOW = 8,
+    MOE_NOTE_HIGH = 12,
+    MOE_NOTE_EXPERT = 16
+};
+
 /* The shapes of one kernel. */
-template <class Weights_, int tiles_, int columns_, int warps_, int stages_> struct moe_small_shape {
+template <class Weights_, int tiles_, int columns_, int warps_> struct moe_small_shape {
     typedef Weights_ Weights;
     static constexpr int tiles = tiles_;        /* of 16 rows in an item */
     static constexpr int columns = columns_;    /* of 8 tokens that share a pass over the weights */
-    static constexpr int warps = warps_, stages = stages_;    /* warps: at most, blocks may have fewer */
+    static constexpr int warps = warps_;        /* at most, blocks may have fewer */
     static constexpr int buffers = 2;    /* of partial sums: warps go on while the last item's are added up */
     static constexpr uint32_t item_bits = tiles == 1 ? 3 : tiles == 2 ? 4 : 5;    /* gated, an item has 2^bits rows */
-    static constexpr size_t unit_bytes = tiles * MOE_TILE_ROWS * Weights::pitch;
-    static constexpr size_t ring_bytes = stages * unit_bytes;
+    /* Copies arrive in sectors of 32 bytes: a unit that does not begin with one takes twice as many writes. */
+    static constexpr size_t unit_bytes = (tiles * MOE_TILE_ROWS * Weights::pitch + 127) / 128 * 128;
     static constexpr size_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
-    static constexpr size_t warp_bytes = ring_bytes + table_bytes + moe_tokens<Weights, true>::sums_bytes;
+    static constexpr size_t warp_bytes = unit_bytes + table_bytes + moe_tokens<Weights, true>::sums_bytes;
     static constexpr size_t part_bytes = 32 * tiles * columns * sizeof(float4);    /* sums of an accumulator */
 
     /* parts: of all groups of warps that share items */
@@ -71,11 +92,10 @@ struct moe_small_lists {
 
 /* What does not change during a call of the kernel. */
 struct moe_small_run {
-    uint32_t row_tiles, rows_of_item, segments, accumulators;
+    uint32_t row_tiles, segments, accumulators;
+    uint32_t row_bytes;               /* of weights */
     uint32_t part, split;             /* this warp's accumulators: part, part + split, ... */
-    uint32_t items, chunk;            /* of the call; that a group takes at a time */
-    uint32_t jump, jump_active, jump_tiles;    /* from its last item to the first of the next chunk: in items, the same
-                                                  in matrices and row tiles */
+    uint32_t items, chunk, jump;      /* of the call; that a group takes at a time; from the end of that to its next */
     struct moe_small_lists lists;
 
     __device__ __forceinline__ explicit moe_small_run(const struct moe_cuda_pairs &pairs) : lists(pairs)
@@ -83,112 +103,135 @@ struct moe_small_run {
     }
 };
 
-/* Where a warp is in its run of items, and what it needs to know of the item. */
-template <class Shape> struct moe_small_place {
-    uint32_t items;                   /* 0: none is left */
-    uint32_t item, in_chunk;
-    uint32_t active, row_tile;        /* of the item */
-    uint32_t first_token;             /* of the matrix' tokens, those of the present round */
-    uint32_t accumulator, segment;
-    uint32_t start, num_tokens;       /* places of the matrix */
-    struct moe_unit_rows rows;
-
-    __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_small_run &run)
-    {
-        first_token = 0;
-        accumulator = segment = run.part;
-        if (items == 0)
-            return;
-        rows.expert = run.lists.matrix_of(p.pairs, active);
-        start = run.lists.start_of(p.pairs, active);
-        num_tokens = run.lists.start_of(p.pairs, active + 1) - start;
-        rows.low_row = row_tile * run.rows_of_item;
-        rows.high_row = p.gated ? rows.low_row : rows.low_row + 8 * Shape::tiles;
-        rows.low_left = p.up.rows - rows.low_row;
-        rows.high_left = rows.high_row < p.up.rows ? p.up.rows - rows.high_row : 0;
-        rows.low_stack = p.gated ? &p.gate : &p.up;
-        rows.high_stack = &p.up;
-        rows.low = moe_plane_row(p.gated ? p.gate.values : p.up.values, rows.expert, rows.low_row);
-        rows.high = moe_plane_row(p.up.values, rows.expert, rows.high_row);
-        rows.low_stride = p.gated ? p.gate.values.stride : p.up.values.stride;
-        rows.high_stride = p.up.values.stride;
-        rows.pitch = Shape::Weights::pitch;
-    }
-
-    /* The next tile of rows, or the next chunk. */
-    __device__ __forceinline__ void next_item(const struct moe_cuda_product &p, const struct moe_small_run &run)
-    {
-        bool jumps = ++in_chunk == run.chunk;
-        item += jumps ? run.jump : 1;
-        row_tile += jumps ? run.jump_tiles : 1;
-        active += jumps ? run.jump_active : 0;
-        in_chunk = jumps ? 0 : in_chunk;
-        items = item < run.items;
-        if (row_tile >= run.row_tiles) {
-            row_tile -= run.row_tiles;
-            active++;
-            jumps = true;
-        }
-        if (jumps) {
-            enter(p, run);
-            return;
-        }
-        first_token = 0;
-        rows.low_row += run.rows_of_item;
-        rows.high_row += run.rows_of_item;
-        rows.low_left -= run.rows_of_item;
-        rows.high_left = rows.high_row < p.up.rows ? p.up.rows - rows.high_row : 0;
-        rows.low += run.rows_of_item * rows.low_stride;
-        rows.high += run.rows_of_item * rows.high_stride;
-    }
-
-    /* To the next unit of this warp. True: that was the last one of an accumulator. */
-    __device__ __forceinline__ bool advance(const struct moe_cuda_product &p, const struct moe_small_run &run)
-    {
-        segment += MOE_ACCUMULATORS;
-        if (segment < run.segments)
-            return false;
-        accumulator += run.split;
-        segment = accumulator;
-        if (accumulator < run.accumulators)
-            return true;
-        accumulator = segment = run.part;
-        first_token += 8 * Shape::columns;
-        if (first_token >= num_tokens)
-            next_item(p, run);
-        return true;
-    }
-};
-
-template <class Shape>
-MOE_DEVICE void moe_small_copy(unsigned char *stage, const struct moe_small_place<Shape> &place, uint32_t row_bytes,
-                               typename Shape::Weights::side *side, int lane)
+template <class Shape> MOE_DEVICE uint32_t moe_small_rows_of_item(const struct moe_cuda_product &p)
 {
-    typedef typename Shape::Weights Weights;
-    if (place.items > 0) {
-        moe_unit_source<Weights>::template copy<Shape::tiles>(stage, place.rows, place.segment, row_bytes, lane);
-        Weights::template fetch<Shape::tiles>(side, place.rows, place.segment, lane);
-    }
-    moe_copy_async_commit();
+    return p.gated ? 8 * Shape::tiles : 16 * Shape::tiles;
 }
 
-/* A unit that is under way, in a stage of the ring. */
-template <class Shape> struct moe_small_stage {
-    struct moe_small_place<Shape> place;    /* items 0: none */
-    typename Shape::Weights::side side;
-    bool ends_sum, ends_item;               /* the last one of an accumulator; of a round of the item's tokens */
+/* The unit whose rows begin at `row`, at the addresses low and high. */
+template <class Shape>
+MOE_DEVICE struct moe_unit_rows moe_small_rows(const struct moe_cuda_product &p, uint32_t expert, uint32_t row,
+                                               const unsigned char *low, const unsigned char *high)
+{
+    struct moe_unit_rows rows;
+    rows.product = &p;
+    rows.low = low;
+    rows.high = high;
+    rows.low_stride = p.gated ? p.gate.values.stride : p.up.values.stride;
+    rows.high_stride = p.up.values.stride;
+    rows.expert = expert;
+    rows.low_row = row;
+    rows.high_row = p.gated ? row : row + 8 * Shape::tiles;
+    rows.low_left = p.up.rows - row;
+    rows.high_left = rows.high_row < p.up.rows ? p.up.rows - rows.high_row : 0;
+    rows.pitch = Shape::Weights::pitch;
+    rows.origin = 0;
+    return rows;
+}
 
-    /* Begin with the unit at *ahead, which goes on to the next. */
-    __device__ __forceinline__ void begin(unsigned char *unit, struct moe_small_place<Shape> *ahead,
-                                          const struct moe_cuda_product &p, const struct moe_small_run &run,
-                                          uint32_t row_bytes, int lane)
+/* The rows of a unit, for what reads it from shared memory: of addresses it has their last bits. */
+template <class Shape>
+MOE_DEVICE struct moe_unit_rows moe_small_noted_rows(const struct moe_cuda_product &p,
+                                                     const struct moe_small_note &note)
+{
+    const unsigned char *low = (const unsigned char *)(uintptr_t)(note.bits >> MOE_NOTE_LOW & 15);
+    const unsigned char *high = (const unsigned char *)(uintptr_t)(note.bits >> MOE_NOTE_HIGH & 15);
+    struct moe_unit_rows rows = moe_small_rows<Shape>(p, note.bits >> MOE_NOTE_EXPERT, note.row, low, high);
+    rows.origin = note.segment * Shape::Weights::segment_bytes;
+    return rows;
+}
+
+/* Begin to copy a unit, and to load its scales. The note lacks the place, and what the unit ends. */
+template <class Shape>
+MOE_DEVICE struct moe_small_note moe_small_begin(unsigned char *unit, typename Shape::Weights::side *side,
+                                                 const struct moe_unit_rows &rows, uint32_t segment,
+                                                 uint32_t row_bytes, uint32_t num_tokens, int lane)
+{
+    typedef typename Shape::Weights Weights;
+    moe_unit_source<Weights>::template copy<Shape::tiles>(unit, rows, segment, row_bytes, lane);
+    moe_copy_async_commit();
+    Weights::template fetch<Shape::tiles>(side, rows, segment, lane);
+    struct moe_small_note note = {0, rows.low_row, segment, num_tokens | rows.expert << MOE_NOTE_EXPERT};
+    if (!Weights::aligned)
+        note.bits |= ((uint32_t)(uintptr_t)rows.low & 15) << MOE_NOTE_LOW |
+                     ((uint32_t)(uintptr_t)rows.high & 15) << MOE_NOTE_HIGH;
+    return note;
+}
+
+/* Where a warp is in its items: what it copies next. */
+template <class Shape> struct moe_small_ahead {
+    uint32_t item, chunk_end, run;    /* run: items up to the end of the chunk or the matrix, with this one */
+    uint32_t row, first_token;        /* of the item: its first row of low; of the matrix' tokens, this round's */
+    uint32_t segment;
+    uint32_t expert, start, num_tokens;      /* the matrix, its places */
+    const unsigned char *low, *high;         /* the item's first rows */
+
+    __device__ __forceinline__ struct moe_unit_rows rows(const struct moe_cuda_product &p) const
     {
-        place = *ahead;
-        moe_small_copy<Shape>(unit, place, row_bytes, &side, lane);
-        if (place.items == 0)
+        return moe_small_rows<Shape>(p, expert, row, low, high);
+    }
+
+    /* The run of items that begins at item. */
+    __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_small_run &call)
+    {
+        first_token = 0;
+        segment = call.part;
+        if (item >= call.items)
             return;
-        ends_sum = ahead->advance(p, run);
-        ends_item = ahead->item != place.item || ahead->first_token != place.first_token;
+        const uint32_t active = item / call.row_tiles, row_tile = item - active * call.row_tiles;
+        const uint32_t end = chunk_end < call.items ? chunk_end : call.items;
+        run = end - item < call.row_tiles - row_tile ? end - item : call.row_tiles - row_tile;
+        expert = call.lists.matrix_of(p.pairs, active);
+        start = call.lists.start_of(p.pairs, active);
+        num_tokens = call.lists.start_of(p.pairs, active + 1) - start;
+        row = row_tile * moe_small_rows_of_item<Shape>(p);
+        low = moe_plane_row(p.gated ? p.gate.values : p.up.values, expert, row);
+        high = moe_plane_row(p.up.values, expert, p.gated ? row : row + 8 * Shape::tiles);
+    }
+
+    /* To the next unit of this warp. Returns what the present one ends. */
+    __device__ __forceinline__ uint32_t advance(const struct moe_cuda_product &p, const struct moe_small_run &call)
+    {
+        const bool ends_sum = segment + MOE_ACCUMULATORS >= call.segments;
+        const uint32_t next = segment % MOE_ACCUMULATORS + call.split;
+        if (!ends_sum || next < call.accumulators) {
+            segment = ends_sum ? next : segment + MOE_ACCUMULATORS;
+            return ends_sum ? MOE_NOTE_ENDS_SUM : 0;
+        }
+        segment = call.part;
+        first_token += 8 * Shape::columns;
+        if (first_token < num_tokens)
+            return MOE_NOTE_ENDS_SUM | MOE_NOTE_ENDS_ITEM;
+        const uint32_t step = moe_small_rows_of_item<Shape>(p);
+        first_token = 0;
+        row += step;
+        low += step * (p.gated ? p.gate.values.stride : p.up.values.stride);
+        high += step * p.up.values.stride;
+        item++;
+        if (--run == 0) {
+            if (item == chunk_end) {
+                item += call.jump;
+                chunk_end = item + call.chunk;
+            }
+            enter(p, call);
+        }
+        return MOE_NOTE_ENDS_SUM | MOE_NOTE_ENDS_ITEM;
+    }
+
+    /* Begin to copy a unit, and to load its scales, and go on to the next. */
+    __device__ __forceinline__ struct moe_small_note begin(unsigned char *unit, typename Shape::Weights::side *side,
+                                                           const struct moe_cuda_product &p,
+                                                           const struct moe_small_run &call, int lane)
+    {
+        struct moe_small_note note = {0, 0, 0, 0};
+        if (item < call.items) {
+            const uint32_t left = num_tokens - first_token, most = 8 * Shape::columns;
+            const uint32_t of_round = left < most ? left : most;
+            note = moe_small_begin<Shape>(unit, side, rows(p), segment, call.row_bytes, of_round, lane);
+            note.place = start + first_token;
+            note.bits |= advance(p, call);
+        }
+        return note;
     }
 };
 
@@ -198,24 +241,24 @@ template <class Shape> struct moe_small_unit {
     struct moe_multiply_at<Shape::tiles> at;
     uint32_t steps;
 
-    __device__ __forceinline__ moe_small_unit(const unsigned char *unit, struct moe_small_place<Shape> &place,
-                                              uint32_t cols, float2 *table, const typename Shape::Weights::side &side,
-                                              int lane)
+    __device__ __forceinline__ moe_small_unit(const unsigned char *unit, const struct moe_cuda_product &p,
+                                              const struct moe_small_note &note, float2 *table,
+                                              const typename Shape::Weights::side &side, int lane)
     {
         typedef typename Shape::Weights Weights;
-        place.rows.origin = place.segment * Weights::segment_bytes;
+        const struct moe_unit_rows rows = moe_small_noted_rows<Shape>(p, note);
 #pragma unroll
         for (int m = 0; m < Shape::tiles; m++) {
-            at.low[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4);
-            at.high[m] = moe_unit_begin<Weights, Shape::tiles>(unit, place.rows, place.segment, 16 * m + lane / 4 + 8);
+            at.low[m] = moe_unit_begin<Weights, Shape::tiles>(unit, rows, note.segment, 16 * m + lane / 4);
+            at.high[m] = moe_unit_begin<Weights, Shape::tiles>(unit, rows, note.segment, 16 * m + lane / 4 + 8);
         }
         if (Shape::table_bytes > 0) {
-            Weights::template scales<Shape::tiles>(table, unit, side, place.rows, place.segment, lane);
+            Weights::template scales<Shape::tiles>(table, unit, side, rows, note.segment, lane);
             __syncwarp();
         }
         at.table = table + lane / 4;
         at.sums = (const float *)((const unsigned char *)table + Shape::table_bytes) + lane % 4 * 2;
-        uint32_t left = cols - place.segment * MOE_SEGMENT;
+        const uint32_t left = p.up.cols - note.segment * MOE_SEGMENT;
         steps = left < MOE_SEGMENT ? (left + MOE_STEP_COLS - 1) / MOE_STEP_COLS : (uint32_t)MOE_SEGMENT_STEPS;
     }
 };
@@ -242,11 +285,10 @@ MOE_DEVICE float moe_small_sum(const float4 *parts, uint32_t accumulators, uint3
 /* Add up what the warps that share an item have left in parts, and store it: a thread for each result, `index` of
  * `threads`. */
 template <class Shape>
-MOE_DEVICE void moe_small_finish(const struct moe_cuda_product &p, const struct moe_small_place<Shape> &place,
+MOE_DEVICE void moe_small_finish(const struct moe_cuda_product &p, const struct moe_small_note &note,
                                  const float4 *parts, uint32_t accumulators, uint32_t index, uint32_t threads)
 {
-    const uint32_t bits = Shape::item_bits + (p.gated ? 0 : 1), left = place.num_tokens - place.first_token;
-    const uint32_t results = (left < 8 * Shape::columns ? left : 8 * Shape::columns) << bits;
+    const uint32_t bits = Shape::item_bits + (p.gated ? 0 : 1), results = (note.bits & MOE_NOTE_TOKENS) << bits;
     for (; index < results; index += threads) {
         uint32_t n = index >> bits, r = index & ((1u << bits) - 1);
         float low, high = 0.0f;
@@ -257,120 +299,116 @@ MOE_DEVICE void moe_small_finish(const struct moe_cuda_product &p, const struct 
             uint32_t m = r % (8 * Shape::tiles) / 8, high_half = r / (8 * Shape::tiles);
             low = moe_small_sum<Shape>(parts, accumulators, m, r % 8 + 8 * high_half, n);
         }
-        uint32_t row = place.rows.low_row + r;
-        if (row < p.up.rows)
-            moe_result_store(p, place.rows.expert, place.start + place.first_token + n, row, low, high);
+        if (note.row + r < p.up.rows)
+            moe_result_store(p, note.bits >> MOE_NOTE_EXPERT, note.place + n, note.row + r, low, high);
     }
 }
+
+/* A warp's rows of x for a round of tokens, one a column tile; which tokens, and which segment of them it holds. */
+template <class Weights, int columns> struct moe_small_x {
+    const uint4 *rows[columns];
+    uint32_t place, segment;
+
+    /* Those that are not there are read as the first. */
+    __device__ __forceinline__ void find(const struct moe_cuda_product &p, const struct moe_small_note &note, int lane)
+    {
+        if (note.place == place)
+            return;
+        place = note.place;
+        segment = UINT32_MAX;
+#pragma unroll
+        for (int n = 0; n < columns; n++) {
+            const uint32_t token = 8 * n + lane / 4;
+            rows[n] = (const uint4 *)moe_result_x(p, place + (token < (note.bits & MOE_NOTE_TOKENS) ? token : 0)) +
+                      lane % 4;
+        }
+    }
+};
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::warps * 32, 1)
     moe_small_kernel(const __grid_constant__ moe_small_params params)
 {
     typedef typename Shape::Weights Weights;
-    constexpr int tiles = Shape::tiles, columns = Shape::columns, stages = Shape::stages, sums = tiles * columns;
+    constexpr int tiles = Shape::tiles, columns = Shape::columns, sums = tiles * columns;
     const struct moe_cuda_product &p = params.product;
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t split = params.split, group = warp / split, groups = blockDim.x / 32 / split;
-    unsigned char *ring = moe_dynamic_shared() + warp * Shape::warp_bytes;
-    float2 *table = (float2 *)(ring + Shape::ring_bytes);
+    unsigned char *unit = moe_dynamic_shared() + warp * Shape::warp_bytes;
+    float2 *table = (float2 *)(unit + Shape::unit_bytes);
 
-    const uint32_t row_bytes = (p.up.cols / MOE_SEGMENT) * Weights::segment_bytes +
-                               (p.up.cols % MOE_SEGMENT) * Weights::segment_bytes / MOE_SEGMENT;
     moe_let_next_start();
     if (group >= groups)
         return;
     moe_wait_for_previous();
 
-    struct moe_small_run run(p.pairs);
-    run.part = warp % split;
-    run.split = split;
-    run.rows_of_item = tiles * (p.gated ? 8 : 16);
-    run.row_tiles = params.row_tiles;
-    run.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
-    run.accumulators = run.segments < MOE_ACCUMULATORS ? run.segments : (uint32_t)MOE_ACCUMULATORS;
+    struct moe_small_run call(p.pairs);
+    call.part = warp % split;
+    call.split = split;
+    call.row_tiles = params.row_tiles;
+    call.row_bytes = moe_unit_row_bytes<Weights>(p.up.cols);
+    call.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
+    call.accumulators = call.segments < MOE_ACCUMULATORS ? call.segments : (uint32_t)MOE_ACCUMULATORS;
     float4 *parts = (float4 *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes) +
-                    group * Shape::buffers * run.accumulators * 32 * sums;
-    struct moe_small_place<Shape> ahead;
+                    group * Shape::buffers * call.accumulators * 32 * sums;
+    struct moe_small_ahead<Shape> ahead;
     {
         const uint32_t runs = gridDim.x * groups, index = group * gridDim.x + blockIdx.x;
-        run.items = run.lists.num_active * run.row_tiles;
-        run.chunk = params.chunk > 0 ? params.chunk : (run.items + runs - 1) / runs;
-        run.jump = (runs - 1) * run.chunk + 1;
-        run.jump_active = run.jump / run.row_tiles;
-        run.jump_tiles = run.jump - run.jump_active * run.row_tiles;
-        ahead.item = index * run.chunk;
-        ahead.in_chunk = 0;
-        ahead.items = ahead.item < run.items;
-        ahead.active = ahead.item / run.row_tiles;
-        ahead.row_tile = ahead.item - ahead.active * run.row_tiles;
-        ahead.enter(p, run);
+        call.items = call.lists.num_active * call.row_tiles;
+        call.chunk = params.chunk > 0 ? params.chunk : (call.items + runs - 1) / runs;
+        call.jump = (runs - 1) * call.chunk;
+        ahead.item = index * call.chunk;
+        ahead.chunk_end = ahead.item + call.chunk;
+        ahead.enter(p, call);
     }
-    struct moe_small_stage<Shape> under_way[stages];
-#pragma unroll
-    for (int s = 0; s < stages; s++)
-        under_way[s].begin(ring + s * Shape::unit_bytes, &ahead, p, run, row_bytes, lane);
+    typename Weights::side side;
+    struct moe_small_note next = ahead.begin(unit, &side, p, call, lane);
 
     float acc[columns][tiles][4] = {};
     struct moe_tokens<Weights, columns == 1> tokens;    /* of the first column tile, in one segment */
     tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
-    const uint4 *x[columns];
-    uint32_t place_of_x = UINT32_MAX, loaded = UINT32_MAX;    /* what x and tokens hold */
-    uint32_t turn = run.part, buffer = 0;    /* whose results are whose: in turn, for a few results take a few warps */
-    while (under_way[0].place.items > 0) {
+    struct moe_small_x<Weights, columns> x;
+    x.place = UINT32_MAX;
+    uint32_t turn = call.part, buffer = 0;    /* whose results are whose: in turn, for a few results take a few warps */
+    while (next.bits != 0) {
+        const struct moe_small_note note = next;
+        x.find(p, note, lane);
+        const uint32_t of_segment = note.segment * (MOE_SEGMENT / 8);
+        if (note.segment != x.segment)
+            tokens.take(x.rows[0] + of_segment, lane);
+        x.segment = note.segment;
+        moe_copy_async_wait<0>();
+        __syncwarp();
+        const struct moe_small_unit<Shape> w(unit, p, note, table, side, lane);
+        moe_multiply<Weights, tiles>(acc[0], tokens, w.at, w.steps, lane);
 #pragma unroll
-        for (int s = 0; s < stages; s++) {
-            struct moe_small_place<Shape> here = under_way[s].place;
-            if (here.items == 0)
-                return;
-            unsigned char *unit = ring + s * Shape::unit_bytes;
-            const uint32_t left = here.num_tokens - here.first_token, first = here.start + here.first_token;
-            if (first != place_of_x) {
-                place_of_x = first;
-                loaded = UINT32_MAX;
-#pragma unroll
-                for (int n = 0; n < columns; n++) {
-                    uint32_t token = 8 * n + g;
-                    x[n] = (const uint4 *)moe_result_x(p, first + (token < left ? token : 0)) + t;
-                }
+        for (int n = 1; n < columns; n++)
+            if ((note.bits & MOE_NOTE_TOKENS) > 8 * n) {
+                tokens.take(x.rows[n] + of_segment, lane);
+                x.segment = UINT32_MAX;
+                moe_multiply<Weights, tiles>(acc[n], tokens, w.at, w.steps, lane);
             }
-            const uint32_t of_segment = here.segment * (MOE_SEGMENT / 8);
-            if (here.segment != loaded)
-                tokens.take(x[0] + of_segment, lane);
-            loaded = here.segment;
-            moe_copy_async_wait<stages - 1>();
-            __syncwarp();
-            const struct moe_small_unit<Shape> w(unit, here, p.up.cols, table, under_way[s].side, lane);
-            moe_multiply<Weights, tiles>(acc[0], tokens, w.at, w.steps, lane);
+        __syncwarp();
+        next = ahead.begin(unit, &side, p, call, lane);
+        if (!(note.bits & MOE_NOTE_ENDS_SUM))
+            continue;
+        float4 *kept = parts + buffer * call.accumulators * 32 * sums;
 #pragma unroll
-            for (int n = 1; n < columns; n++)
-                if (left > 8 * n) {
-                    tokens.take(x[n] + of_segment, lane);
-                    loaded = UINT32_MAX;
-                    moe_multiply<Weights, tiles>(acc[n], tokens, w.at, w.steps, lane);
-                }
-            __syncwarp();
-            const bool ends_sum = under_way[s].ends_sum, ends_item = under_way[s].ends_item;
-            under_way[s].begin(unit, &ahead, p, run, row_bytes, lane);
-            if (!ends_sum)
-                continue;
-            float4 *kept = parts + buffer * run.accumulators * 32 * sums;
-#pragma unroll
-            for (int i = 0; i < sums; i++) {
-                float *sum = &acc[0][0][0] + 4 * i;
-                kept[(here.accumulator * sums + i) * 32 + lane] = make_float4(sum[0], sum[1], sum[2], sum[3]);
-                sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
-            }
-            if (!ends_item)
-                continue;
-            if (split > 1)
-                moe_barrier(1 + group, 32 * split);
-            else
-                __syncwarp();
-            moe_small_finish<Shape>(p, here, kept, run.accumulators, turn * 32 + lane, 32 * split);
-            turn = turn + 1 < split ? turn + 1 : 0;
-            buffer ^= 1;
+        for (int i = 0; i < sums; i++) {
+            float(&sum)[4] = acc[i / tiles][i % tiles];
+            kept[(note.segment % MOE_ACCUMULATORS * sums + i) * 32 + lane] =
+                make_float4(sum[0], sum[1], sum[2], sum[3]);
+            sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
         }
+        if (!(note.bits & MOE_NOTE_ENDS_ITEM))
+            continue;
+        if (split > 1)
+            moe_barrier(1 + group, 32 * split);
+        else
+            __syncwarp();
+        moe_small_finish<Shape>(p, note, kept, call.accumulators, turn * 32 + lane, 32 * split);
+        turn = turn + 1 < split ? turn + 1 : 0;
+        buffer ^= 1;
     }
 }
 

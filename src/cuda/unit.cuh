@@ -27,7 +27,7 @@ enum { MOE_TILE_ROWS = 16, MOE_TILE_TOKENS = 8, MOE_STEP_COLS = 32, MOE_SEGMENT_
 /* Where the rows of a unit come from: rows 0 .. 7 of a tile are rows of low, rows 8 .. 15 of high (gate and up, or the
  * same matrix further down). */
 struct moe_unit_rows {
-    const struct moe_cuda_stack *low_stack, *high_stack;
+    const struct moe_cuda_product *product;
     const unsigned char *low, *high;      /* the first row of the unit, its column 0 */
     size_t low_stride, high_stride;
     uint32_t expert;
@@ -53,35 +53,41 @@ template <int tiles> MOE_DEVICE const unsigned char *moe_unit_row(const struct m
 }
 
 /* `lanes` lanes a row copy a chunk of 16 bytes each, from chunk `first` on; 32 / lanes rows at a time. Any
- * chunk that has a byte of the row can be read whole. */
-template <class Weights, int tiles, uint32_t first, uint32_t lanes>
-MOE_DEVICE void moe_unit_copy_chunks(unsigned char *unit, const struct moe_unit_rows &rows, uint32_t begin, int lane)
+ * chunk that has a byte of the row can be read whole. all: no row is missing. */
+template <class Weights, int tiles, uint32_t first, uint32_t lanes, bool all>
+MOE_DEVICE void moe_unit_copy_chunks(unsigned char *unit, const struct moe_unit_rows &rows, size_t begin, int lane)
 {
     constexpr uint32_t num_rows = tiles * MOE_TILE_ROWS;
     const uint32_t at = 16 * (first + (uint32_t)lane % lanes);
 #pragma unroll
     for (uint32_t k = 0; k < num_rows; k += 32 / lanes) {
-        uint32_t i = k + (uint32_t)lane / lanes, r = i / 16 * 8 + i % 8;
-        if (num_rows < 32 / lanes && i >= num_rows)
-            break;
+        const uint32_t i = k + (uint32_t)lane / lanes, r = i / 16 * 8 + i % 8;
+        if ((num_rows < 32 / lanes && i >= num_rows) || (!all && r >= (i % 16 < 8 ? rows.low_left : rows.high_left)))
+            continue;
         const unsigned char *from =
             (i % 16 < 8 ? rows.low + r * rows.low_stride : rows.high + r * rows.high_stride) + begin;
-        uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)from & 15);
+        const uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)from & 15);
         if (16 * (first + lanes) <= Weights::segment_bytes || at < skew + Weights::segment_bytes)
             moe_copy_async_16(unit + i * Weights::pitch + at, from - skew + at, 16);
     }
 }
 
+/* Bytes of a row of so many columns. */
+template <class Weights> MOE_DEVICE uint32_t moe_unit_row_bytes(uint32_t cols)
+{
+    return cols / MOE_SEGMENT * Weights::segment_bytes + cols % MOE_SEGMENT * Weights::segment_bytes / MOE_SEGMENT;
+}
+
 /* Rows of 8 n + m chunks: n times eight lanes a row, the rest with as many lanes as it needs. */
-template <class Weights, int tiles, uint32_t first = 0>
-MOE_DEVICE void moe_unit_copy_whole(unsigned char *unit, const struct moe_unit_rows &rows, uint32_t begin, int lane)
+template <class Weights, int tiles, bool all, uint32_t first = 0>
+MOE_DEVICE void moe_unit_copy_whole(unsigned char *unit, const struct moe_unit_rows &rows, size_t begin, int lane)
 {
     constexpr uint32_t chunks = (Weights::segment_bytes + (Weights::aligned ? 0 : 15) + 15) / 16;
     constexpr uint32_t left = chunks - first, lanes = left > 4 ? 8 : left > 2 ? 4 : left;
     static_assert(Weights::pitch % 16 == 0 && Weights::pitch >= 16 * chunks, "a row of a unit");
-    moe_unit_copy_chunks<Weights, tiles, first, lanes>(unit, rows, begin, lane);
+    moe_unit_copy_chunks<Weights, tiles, first, lanes, all>(unit, rows, begin, lane);
     if constexpr (left > lanes)
-        moe_unit_copy_whole<Weights, tiles, first + lanes>(unit, rows, begin, lane);
+        moe_unit_copy_whole<Weights, tiles, all, first + lanes>(unit, rows, begin, lane);
 }
 
 /* One row: eight lanes, 16 bytes each. `bytes` from `from` on are copied, the rest of the segment becomes zeros. */
@@ -96,20 +102,23 @@ MOE_DEVICE void moe_unit_copy_row(unsigned char *to, const unsigned char *from, 
     }
 }
 
-/* Begin to copy columns `segment` of the rows into shared memory. What lies behind the last column becomes zeros, as
- * do rows that do not exist. Commits nothing. */
+/* Begin to copy columns `segment` of the rows into shared memory. What lies behind the last column becomes zeros; rows
+ * that do not exist may stay what they were, and so may their sums, which nothing reads. Commits nothing. */
 template <class Weights, int tiles>
 MOE_DEVICE void moe_unit_copy(unsigned char *unit, const struct moe_unit_rows &rows, uint32_t segment,
                               uint32_t row_bytes, int lane)
 {
-    uint32_t begin = segment * Weights::segment_bytes, left = row_bytes - begin;
-    bool whole = left >= Weights::segment_bytes && rows.low_left >= 8 * tiles && rows.high_left >= 8 * tiles;
+    const uint32_t begin = segment * Weights::segment_bytes, left = row_bytes - begin;
     /* Rows that begin anywhere are read in granules of 16 bytes, up to 15 bytes more than are wanted: of the segment or
      * the row behind, if there is one. */
-    if (!Weights::aligned)
-        whole = whole && (left > Weights::segment_bytes || (rows.low_left > 8 * tiles && rows.high_left > 8 * tiles));
-    if (whole) {    /* nearly always */
-        moe_unit_copy_whole<Weights, tiles>(unit, rows, begin, lane);
+    const uint32_t num_rows = rows.product->up.rows;
+    const bool more = left > Weights::segment_bytes || Weights::aligned ||
+                      (rows.low_row + 8 * tiles < num_rows && rows.high_row + 8 * tiles < num_rows);
+    if (left >= Weights::segment_bytes && more) {    /* nearly always */
+        if (rows.low_left >= 8 * tiles && rows.high_left >= 8 * tiles)
+            moe_unit_copy_whole<Weights, tiles, true>(unit, rows, begin, lane);
+        else
+            moe_unit_copy_whole<Weights, tiles, false>(unit, rows, begin, lane);
         return;
     }
     uint32_t bytes = left < Weights::segment_bytes ? left : Weights::segment_bytes;

@@ -79,6 +79,7 @@ static struct moe_cuda_stack stack_of(struct upload *upload, const struct moe_st
     stack.block_cols = scales->block_cols < UINT32_MAX ? (uint32_t)scales->block_cols : UINT32_MAX;
     stack.zero_offset = scales->zero_offset;
     stack.factors = copy(upload, scales->host_factors, from->num_experts, sizeof *stack.factors);
+    moe_cuda_stack_measure(&stack);
     return stack;
 }
 
@@ -94,6 +95,21 @@ static bool aligned(const struct moe_stack *stack)
            ((((uintptr_t)stack->data.base + stack->data.offset) | stack->expert_stride) & mask) == 0;
 }
 
+static bool is_there(const struct moe_cuda_plane *plane)
+{
+    return plane->data != NULL || plane->bases != NULL;
+}
+
+/* Kernels other than moe_cuda_weights_any take gate and up whose scales have the same shapes. */
+static bool same_scales(const struct moe_cuda_stack *low, const struct moe_cuda_stack *high)
+{
+    if (!low->scaled || !high->scaled)
+        return low->scaled == high->scaled;
+    return is_there(&low->scale) == is_there(&high->scale) && low->scale.format == high->scale.format &&
+           is_there(&low->zero) == is_there(&high->zero) && low->zero_offset == high->zero_offset &&
+           low->block_rows == high->block_rows && low->block_cols == high->block_cols;
+}
+
 /* The first row of kernels that takes these matrices; high may be NULL. */
 static const struct moe_cuda_weights *choose(const struct moe_stack *low_from, const struct moe_cuda_stack *low,
                                              const struct moe_stack *high_from, const struct moe_cuda_stack *high)
@@ -104,6 +120,8 @@ static const struct moe_cuda_weights *choose(const struct moe_stack *low_from, c
 #undef X
     };
     bool all_aligned = aligned(low_from) && (high == NULL || aligned(high_from));
+    if (high != NULL && !same_scales(low, high))
+        return &moe_cuda_weights_any;
     for (size_t i = 0; i < MOE_ARRAY_SIZE(rows); i++)
         if ((all_aligned || !rows[i]->aligned) && moe_cuda_weights_take(rows[i], low) &&
             (high == NULL || moe_cuda_weights_take(rows[i], high)))

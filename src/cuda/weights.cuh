@@ -11,27 +11,22 @@
 
 enum {
     MOE_SMALL_WARPS = 16,
-    MOE_SMALL_RING = 5 * 1024,       /* bytes of units that a warp has under way: 16 of them, 80 KB */
     MOE_SMALL_UNIT = 6 * 1024,       /* bytes of a unit with two tiles, at most */
+    MOE_SMALL_BULK = 9 * 1024 + 512, /* likewise where there are many items */
+    MOE_SMALL_MANY = 6,              /* such items of a multiprocessor, at least: three rounds of two groups of warps */
     MOE_SMALL_TURNS = 8,             /* of each group of warps, at least, where matrices differ in tokens */
     MOE_SMALL_FEW = 5,               /* pairs of a matrix, on average: hardly any has more than 8 */
     MOE_SMALL_PARTS = 40,            /* accumulators whose sums meet in shared memory: of 5 groups that have 8 */
     MOE_WIDE_FEW = 56                /* tokens a matrix: with more, tiles of 128 tokens cost less than those of 64 */
 };
 
-template <class Weights, int columns> struct moe_small_choice {
-    /* Two tiles where a unit stays small: what a unit costs beside its products, address and barrier, counts half. */
-    static constexpr int tiles = 2 * MOE_TILE_ROWS * Weights::pitch <= MOE_SMALL_UNIT ? 2 : 1;
-    static constexpr int wanted = MOE_SMALL_RING / (tiles * MOE_TILE_ROWS * Weights::pitch);
-    static constexpr int stages = wanted < 1 ? 1 : wanted > 4 ? 4 : wanted;
-    typedef moe_small_shape<Weights, tiles, columns, MOE_SMALL_WARPS, stages> shape;
-};
-
-/* One tile: a block has no more than 16 rows of most matrices. */
-template <class Weights> struct moe_down_choice {
-    static constexpr int wanted = MOE_SMALL_RING / (MOE_TILE_ROWS * (int)Weights::pitch);
-    static constexpr int stages = wanted < 1 ? 1 : wanted > 4 ? 4 : wanted;
-    typedef moe_small_shape<Weights, 1, 1, MOE_SMALL_WARPS, stages> shape;
+/* Two tiles where a unit stays small: what a unit costs beside its products, address and barrier, counts half. bulk:
+ * larger ones too, of rows whose copies are whole sectors of 32 bytes; others gain nothing. */
+template <class Weights, int columns, bool bulk = false> struct moe_small_choice {
+    static constexpr bool sectors = Weights::aligned && Weights::pitch % 32 == 0;
+    static constexpr uint32_t most = bulk && sectors ? MOE_SMALL_BULK : MOE_SMALL_UNIT;
+    static constexpr int tiles = 2 * MOE_TILE_ROWS * Weights::pitch <= most ? 2 : 1;
+    typedef moe_small_shape<Weights, tiles, columns, MOE_SMALL_WARPS> shape;
 };
 
 /* Without scales there is little beside products, and large tiles read less. With terms there are three sets of sums,
@@ -93,15 +88,18 @@ static cudaError_t moe_small_launch(const struct moe_cuda_product *product, cuda
 
 template <class Weights> struct moe_weights_kernels {
     typedef typename moe_small_choice<Weights, 1>::shape few;
+    typedef typename moe_small_choice<Weights, 1, true>::shape bulk;
     typedef typename moe_small_choice<Weights, 2>::shape some;
     typedef moe_large_shape<Weights> many;
     typedef typename moe_wide_choice<Weights>::many wide_many;
     typedef typename moe_wide_choice<Weights>::few wide_few;
-    typedef typename moe_down_choice<Weights>::shape one;
+    typedef moe_small_shape<Weights, 1, 1, MOE_SMALL_WARPS> one;
+    typedef few two;    /* of blocks that have more than 16 rows, where units are small */
 
     static cudaError_t load(size_t shared_bytes)
     {
         cudaError_t error = moe_allow_shared(moe_small_kernel<few>, shared_bytes);
+        error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<bulk>, shared_bytes) : error;
         error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
         if constexpr (moe_unit_source<Weights>::copies)
             error = error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
@@ -109,15 +107,33 @@ template <class Weights> struct moe_weights_kernels {
             error = error == cudaSuccess ? moe_allow_shared(moe_wide_kernel<wide_many>, shared_bytes) : error;
         if constexpr (has_wide)
             error = error == cudaSuccess ? moe_allow_shared(moe_wide_kernel<wide_few>, shared_bytes) : error;
+        error = error == cudaSuccess ? moe_allow_shared(moe_small_down_kernel<two>, shared_bytes) : error;
         return error == cudaSuccess ? moe_allow_shared(moe_small_down_kernel<one>, shared_bytes) : error;
+    }
+
+    /* Whether items of two tiles are enough to keep all warps busy. */
+    static bool has_many_items(const struct moe_cuda_product *product)
+    {
+        const uint32_t pairs = product->pairs.num_pairs, all = product->pairs.num_matrices;
+        const uint64_t items = (uint64_t)(pairs < all ? pairs : all) * (product->up.rows / MOE_TILE_ROWS);
+        return product->gated && items >= (uint64_t)MOE_SMALL_MANY * product->multiprocessors;
     }
 
     static cudaError_t small(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
     {
         const struct moe_cuda_pairs &pairs = product->pairs;
-        if (pairs.tokens_of <= MOE_TILE_TOKENS || pairs.num_pairs / MOE_SMALL_FEW < pairs.num_matrices)
-            return moe_small_launch<few>(product, stream, overlap);
-        return moe_small_launch<some>(product, stream, overlap);
+        if (pairs.tokens_of > MOE_TILE_TOKENS && pairs.num_pairs / MOE_SMALL_FEW >= pairs.num_matrices)
+            return moe_small_launch<some>(product, stream, overlap);
+        return has_many_items(product) ? moe_small_launch<bulk>(product, stream, overlap)
+                                       : moe_small_launch<few>(product, stream, overlap);
+    }
+
+    static cudaError_t down(const struct moe_cuda_product *product, const struct moe_cuda_combine *combine,
+                            cudaStream_t stream, bool overlap)
+    {
+        if (product->up.rows > MOE_TILE_ROWS * product->multiprocessors)
+            return moe_small_down_launch<two>(product, combine, stream, overlap);
+        return moe_small_down_launch<one>(product, combine, stream, overlap);
     }
 
     static cudaError_t large(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
@@ -189,7 +205,7 @@ template <class Weights> struct moe_weights_kernels {
         moe_weights_kernels<moe_weights_##name>::load,                                                                 \
         moe_weights_kernels<moe_weights_##name>::small,                                                                \
         moe_weights_kernels<moe_weights_##name>::large_if_served(),                                                    \
-        moe_small_down_launch<moe_weights_kernels<moe_weights_##name>::one>,                                           \
+        moe_weights_kernels<moe_weights_##name>::down,                                                                 \
         moe_weights_kernels<moe_weights_##name>::wide_if_served(),                                                     \
         moe_weights_kernels<moe_weights_##name>::wide_takes_if_served(),                                               \
     }

@@ -75,7 +75,8 @@ template <> struct moe_unit_source<struct moe_weights_any> {
             const uint32_t r = in_unit / 16 * 8 + in_unit % 8;
             const bool is_low = in_unit % 16 < 8;
             moe_any_make((uint32_t *)(unit + in_unit * moe_weights_any::pitch + 64 * q),
-                         moe_unit_row<tiles>(rows, in_unit), is_low ? rows.low_stack : rows.high_stack, rows.expert,
+                         moe_unit_row<tiles>(rows, in_unit),
+                         is_low && rows.product->gated ? &rows.product->gate : &rows.product->up, rows.expert,
                          (is_low ? rows.low_row : rows.high_row) + r, segment * MOE_SEGMENT + MOE_STEP_COLS * q);
         }
     }

@@ -61,8 +61,7 @@ MOE_DEVICE struct moe_unit_rows moe_wide_unit_rows(const struct moe_cuda_product
 {
     struct moe_unit_rows rows;
     rows.expert = tile.expert;
-    rows.low_stack = p.gated ? &p.gate : &p.up;
-    rows.high_stack = &p.up;
+    rows.product = &p;
     rows.low_row = tile.first_row + warp * (p.gated ? 8 : 16);
     rows.high_row = p.gated ? rows.low_row : rows.low_row + 8;
     rows.low_left = rows.low_row < p.up.rows ? p.up.rows - rows.low_row : 0;

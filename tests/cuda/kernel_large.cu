@@ -147,7 +147,7 @@ template <int group_, bool terms> struct bytes_of {
     {
         const bool high = row % 16 >= 8;
         const uint32_t r = row / 16 * 8 + row % 8;
-        const struct moe_cuda_stack &stack = high ? *rows.high_stack : *rows.low_stack;
+        const struct moe_cuda_stack &stack = high || !rows.product->gated ? rows.product->up : rows.product->gate;
         if (r >= (high ? rows.high_left : rows.low_left) || 256 * segment + group * g >= stack.cols)
             return 0.0f;
         return ((const float *)moe_plane_row(stack.scale, rows.expert,

@@ -181,6 +181,7 @@ struct matrices {
         if (format.zeros)
             stack.zero = {zeros.send(), NULL, (s.rows + 128) * 128, 128, MOE_FORMAT_U8};
         stack.zero_offset = format.zeros ? 0.5f : 0.0f;
+        moe_cuda_stack_measure(&stack);
     }
 };
 

@@ -217,6 +217,7 @@ static inline void make_matrix(struct test_rng *rng, struct matrix *out, const s
             factors.push_back(random_factor(rng));
         stack->factors = on_device(factors);
     }
+    moe_cuda_stack_measure(stack);
     for (size_t e = 0; e < NUM_MATRICES; e++)
         for (size_t r = 0; r < s.rows; r++)
             for (size_t c = 0; c < s.cols; c++) {
