@@ -113,6 +113,42 @@ static enum moe_status read_expert(const struct moe_expert_source *source, struc
     return moe_scales_expand(expansion, &source->scales, e, (float *)out, error);
 }
 
+/* Expert e taken apart, from its blocks: codes into values, scales behind them. */
+static void split_expert(const struct moe_expert_source *source, const struct moe_stack *stack, size_t e,
+                         unsigned char *blocks, unsigned char *values, unsigned char *scales)
+{
+    const size_t num_blocks = stack->cols / MOE_SPLIT_COLS, scale_bytes = stack->scales->scale.data.stride;
+    const size_t block_bytes = moe_format_row_bytes(source->values.matrix.data.format, stack->cols);
+    moe_source_read(&source->values, e, blocks);
+    for (size_t r = 0; r < stack->rows; r++)
+        source->split->row(values + r * stack->data.stride, scales + r * scale_bytes, blocks + r * block_bytes,
+                           num_blocks);
+}
+
+static enum moe_status copy_split(struct moe_experts *experts, void *ctx, size_t m)
+{
+    const struct moe_backend *backend = experts->backend;
+    const struct moe_expert_source *source = &experts->sources[m];
+    const struct moe_stack *stack = stack_of(experts, m);
+    const size_t value_bytes = stack->expert_stride, scale_bytes = stack->scales->scale.expert_stride;
+    const size_t bytes = 2 * (value_bytes + scale_bytes);    /* blocks, which are as many bytes, and both planes */
+    unsigned char *memory = moe_alloc(&backend->env, bytes);
+    if (memory == NULL)
+        return MOE_ERR_MEMORY;
+    unsigned char *values = memory + value_bytes + scale_bytes;
+    enum moe_status status = MOE_OK;
+    for (size_t e = 0; e < stack->num_experts && status == MOE_OK; e++) {
+        const struct moe_slice slice = moe_stack_slice(stack, e);
+        split_expert(source, stack, e, memory, values, values + value_bytes);
+        status = backend->ops->mem_write(backend->self, ctx, &slice.data, values, value_bytes);
+        if (status == MOE_OK)
+            status = backend->ops->mem_write(backend->self, ctx, &slice.scales.scale, values + value_bytes,
+                                             scale_bytes);
+    }
+    moe_free(&backend->env, memory, bytes);
+    return status;
+}
+
 static enum moe_status copy_values(struct moe_experts *experts, void *ctx, size_t m, struct moe_error *error)
 {
     const struct moe_backend *backend = experts->backend;
@@ -156,7 +192,9 @@ static enum moe_status copy_all(struct moe_experts *experts, void *ctx, struct m
     for (size_t m = 0; m < MOE_MATRICES; m++) {
         struct moe_expert_source *source = &experts->sources[m];
         const struct moe_stack *stack = stack_of(experts, m);
-        if (source->values.copied)
+        if (source->split != NULL)
+            MOE_TRY(copy_split(experts, ctx, m));
+        else if (source->values.copied)
             MOE_TRY(copy_values(experts, ctx, m, error));
         if (source->scales.there && !source->expanded)
             MOE_TRY(moe_scales_copy(&source->scales, backend->ops, backend->self, ctx, &backend->env, error));
@@ -212,10 +250,35 @@ static enum moe_status choose_copies(struct moe_expert_source *source, const str
     bool readable = host_memory || location == MOE_LOCATION_BACKEND;
     source->expanded = source->scales.there && (ops->flags & MOE_BACKEND_SCALES) == 0;
     source->values.copied = m->transposed || m->packing != MOE_PACKING_NONE || source->expanded || !readable;
+    if (source->values.copied && !source->scales.there && !host_memory && (ops->flags & MOE_BACKEND_PLANES) != 0)
+        source->split = moe_split_find(m->data.format, source->values.cols);
     bool copies = source->values.copied || (source->scales.there && moe_scales_need_copies(&source->scales));
     if (copies && location == MOE_LOCATION_BACKEND && !host_memory)
         return moe_fail(error, MOE_ERR_UNSUPPORTED, "%s is %s in memory that the host cannot read", name,
                         m->transposed ? "transposed" : "packed, or has scales that must be copied,");
+    return MOE_OK;
+}
+
+/* Where planes of codes and of scales go, each dense, and what the backend sees of them. */
+static enum moe_status plan_split(struct moe_expert_source *source, struct moe_stack *stack, size_t *total)
+{
+    const struct moe_split *split = source->split;
+    const size_t row_bytes = moe_format_row_bytes(split->codes, stack->cols), num_blocks = stack->cols / MOE_SPLIT_COLS;
+    const size_t scale_bytes = moe_format_row_bytes(split->scales, num_blocks);
+    MOE_TRY(reserve(&source->values.packed_offset, total, stack->num_experts, stack->rows, row_bytes));
+    MOE_TRY(reserve(&source->split_offset, total, stack->num_experts, stack->rows, scale_bytes));
+    stack->data.format = split->codes;
+    stack->data.stride = row_bytes;
+    stack->expert_stride = stack->rows * row_bytes;
+    struct moe_stack_scales *scales = &source->scales.stack;
+    *scales = (struct moe_stack_scales){.block_rows = 1,
+                                        .block_cols = MOE_SPLIT_COLS,
+                                        .zero_offset = split->zero_offset};
+    scales->scale.data = (struct moe_view){.size = stack->num_experts * stack->rows * scale_bytes,
+                                           .stride = scale_bytes,
+                                           .format = split->scales};
+    scales->scale.expert_stride = stack->rows * scale_bytes;
+    stack->scales = scales;
     return MOE_OK;
 }
 
@@ -238,7 +301,9 @@ static enum moe_status plan_matrix(struct moe_experts *experts, size_t m, const 
         stack->data.format = MOE_FORMAT_F32;
     size_t row_bytes = moe_format_row_bytes(stack->data.format, stack->cols);
     enum moe_status status = row_bytes > 0 ? MOE_OK : MOE_ERR_ARGUMENT;
-    if (status == MOE_OK && source->values.copied) {
+    if (status == MOE_OK && source->split != NULL) {
+        status = plan_split(source, stack, total);
+    } else if (status == MOE_OK && source->values.copied) {
         status = reserve(&source->values.packed_offset, total, stack->num_experts, stack->rows, row_bytes);
         stack->data.stride = row_bytes;
         stack->expert_stride = stack->rows * row_bytes;
@@ -339,6 +404,10 @@ static void place(struct moe_experts *experts)
         }
         if (source->scales.there && !source->expanded)
             moe_scales_place(&source->scales, &experts->packed);
+        if (source->split != NULL) {
+            source->scales.stack.scale.data.base = experts->packed.base;
+            source->scales.stack.scale.data.offset = experts->packed.offset + source->split_offset;
+        }
         if (source->host_bias != NULL && !host_memory) {
             stack->bias.base = experts->packed.base;
             stack->bias.offset = experts->packed.offset + source->bias_offset;

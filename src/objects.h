@@ -6,6 +6,7 @@
 #include "check.h"
 #include "moe/backend.h"
 #include "scales.h"
+#include "split.h"
 
 struct moe_backend {
     struct moe_env env;
@@ -38,6 +39,8 @@ struct moe_expert_source {
     struct moe_source values;
     struct moe_scales_source scales;
     bool expanded;            /* values are copied as f32, with the scales in them */
+    const struct moe_split *split;    /* blocks are copied as planes of codes and of scales; NULL: as they are */
+    size_t split_offset;              /* of the scales, in packed */
     size_t bias_offset;       /* in packed, if the backend cannot read host memory and there is a bias */
     float *host_bias;         /* [num_experts, rows]; NULL: none */
 };

@@ -30,7 +30,9 @@ static const char usage[] =
     "  --list            the cells in their order\n"
     "\n"
     "Shapes: qwen3-30b gptoss-120b mixtral olmoe dsv3. Types: bf16 fp8 int4 mxfp4 q4_k (down q6_k) q4_k-pure q8_0 f16\n"
-    "fp8-channel mxfp4-planes q4_0 q5_k q6_k iq4_xs. Variants: logits (top-k inside), router, shared, router+shared.\n";
+    "fp8-channel q4_0 q5_k q6_k iq4_xs mxfp4-blocks q8_0-planes q4_0-planes. mxfp4 is planes of codes and scales, as\n"
+    "it is uploaded, mxfp4-blocks GGUF's blocks in place; q8_0 the other way round. Variants: logits (top-k inside),\n"
+    "router, shared, router+shared.\n";
 
 /* Cells in the order of their importance: a cut-off leaves the first. */
 struct group {
@@ -40,10 +42,11 @@ struct group {
 };
 static const struct group groups[] = {
     {"qwen3-30b", "bf16 fp8 q8_0 int4 mxfp4 q4_k q4_k-pure", {1, 8, 64}, false},
-    {"gptoss-120b mixtral olmoe dsv3", "bf16 fp8 int4 mxfp4 q8_0 q4_k", {1, 8, 64}, false},
+    {"gptoss-120b", "bf16 fp8 int4 mxfp4 q8_0-planes q8_0", {1, 8, 64}, false},
+    {"mixtral olmoe dsv3", "bf16 fp8 int4 mxfp4 q8_0 q4_k", {1, 8, 64}, false},
     {"qwen3-30b dsv3", "bf16 fp8 q4_k", {1, 8}, true},
     {"qwen3-30b gptoss-120b mixtral olmoe dsv3", "bf16 fp8 mxfp4 int4 q4_k", {512, 4096}, false},
-    {"qwen3-30b", "f16 fp8-channel mxfp4-planes q4_0 q5_k q6_k iq4_xs", {1, 8, 64}, false},
+    {"qwen3-30b", "f16 fp8-channel mxfp4-blocks q8_0-planes q4_0 q4_0-planes q5_k q6_k iq4_xs", {1, 8, 64}, false},
     {"qwen3-30b gptoss-120b mixtral olmoe dsv3", "bf16 fp8 mxfp4 int4 q4_k", {16384}, false},
 };
 enum { NUM_GROUPS = sizeof groups / sizeof groups[0], MOST_CELLS = 1024 };

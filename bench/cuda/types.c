@@ -18,14 +18,16 @@ static const struct type types[] = {
     ONE("bf16", BF16),
     SCALED("fp8", MOE_FORMAT_E4M3, MOE_FORMAT_F32, true, 128, 128, 0),
     SCALED("int4", MOE_FORMAT_U4, MOE_FORMAT_F16, true, 1, 128, 8),
-    ONE("mxfp4", MXFP4),
+    SCALED("mxfp4", MOE_FORMAT_E2M1, MOE_FORMAT_E8M0, true, 1, 32, 0),
     {"q4_k", PLAIN_SCHEME(Q4_K), PLAIN_SCHEME(Q6_K)},
     ONE("q4_k-pure", Q4_K),
     ONE("q8_0", Q8_0),
     ONE("f16", F16),
     SCALED("fp8-channel", MOE_FORMAT_E4M3, MOE_FORMAT_F32, true, 1, 0, 0),
-    SCALED("mxfp4-planes", MOE_FORMAT_E2M1, MOE_FORMAT_E8M0, true, 1, 32, 0),
+    ONE("mxfp4-blocks", MXFP4),
+    SCALED("q8_0-planes", MOE_FORMAT_I8, MOE_FORMAT_F16, true, 1, 32, 0),
     ONE("q4_0", Q4_0),
+    SCALED("q4_0-planes", MOE_FORMAT_U4, MOE_FORMAT_F16, true, 1, 32, 8),
     ONE("q5_k", Q5_K),
     ONE("q6_k", Q6_K),
     ONE("iq4_xs", IQ4_XS),
@@ -92,7 +94,7 @@ static const char *peer_type(const char *name)
         return "q4_k";
     if (strcmp(name, "fp8-channel") == 0)
         return "fp8";
-    return strcmp(name, "mxfp4-planes") == 0 ? "mxfp4" : name;
+    return strcmp(name, "mxfp4-blocks") == 0 ? "mxfp4" : strcmp(name, "q8_0-planes") == 0 ? "q8_0" : name;
 }
 
 double peer_find(const struct cell *cell, const char **whose)

@@ -125,7 +125,10 @@ enum moe_backend_flags {
     MOE_BACKEND_HOST_MEMORY = 1,  /* base is a host address: host weights are read in place, views are checked for
                                      alignment and overlap */
     MOE_BACKEND_SCALES = 2,       /* linear takes slices with scales; otherwise such weights are copied as f32 */
-    MOE_BACKEND_ADDRESSES = 4     /* base is an address, though not the host's: views are checked as with HOST_MEMORY */
+    MOE_BACKEND_ADDRESSES = 4,    /* base is an address, though not the host's: views are checked as with HOST_MEMORY */
+    MOE_BACKEND_PLANES = 8        /* with SCALES: MXFP4 arrives, where it is copied, as codes (E2M1) with a plane of
+                                     scales, and so do Q8_0 and Q4_0 (I8, U4) whose rows are no multiple of 16 bytes:
+                                     the same values in as many bytes */
 };
 
 struct moe_backend_ops {

@@ -406,7 +406,7 @@ static void cuda_describe(const void *self, void (*line)(void *user, const char 
 extern const struct moe_backend_ops moe_cuda_ops;
 __attribute__((visibility("default"))) const struct moe_backend_ops moe_cuda_ops = {
     .abi = MOE_BACKEND_ABI,
-    .flags = MOE_BACKEND_SCALES | MOE_BACKEND_ADDRESSES,
+    .flags = MOE_BACKEND_SCALES | MOE_BACKEND_ADDRESSES | MOE_BACKEND_PLANES,
     .name = "cuda",
     .open = cuda_open,
     .close = cuda_close,

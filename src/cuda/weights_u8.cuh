@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// U8 and I8 with scales apart that hold for 128 columns or more (GPTQ of 8 bits, channels), and zeros.
+// U8 and I8 with scales apart that hold for 128 columns or more (GPTQ of 8 bits, channels), and zeros; I8 with scales
+// of 32 columns, without zeros (Q8_0 as planes).
 //
 // The lower 7 bits of a byte as the last bits of a bf16 of 0x43.. are 128 + those, bit 7 alone likewise 128 or 256. For
 // I8 the difference is the value: 7 bits - 128 * bit 7, exactly. U8 is the same with bit 7 the other way round, and
@@ -21,10 +22,10 @@ template <uint32_t flip> MOE_DEVICE uint32_t moe_u8_unpack(uint32_t w)
     return moe_bf16x2_fma(high, minus_one, low);
 }
 
-template <bool is_signed> struct moe_weights_bytes : moe_planes<128, true, is_signed ? 0 : -128> {
+template <bool is_signed> struct moe_bytes_codes {
     static constexpr uint32_t segment_bytes = 256, pitch = 288;
-    static constexpr bool aligned = true, offset = true;
-    static constexpr int order = MOE_ORDER_BYTES, group = 128;
+    static constexpr bool aligned = true;
+    static constexpr int order = MOE_ORDER_BYTES;
 
     static __device__ __forceinline__ void load(uint32_t a[8], const unsigned char *low, const unsigned char *high,
                                                 uint32_t q, int t)
@@ -36,6 +37,17 @@ template <bool is_signed> struct moe_weights_bytes : moe_planes<128, true, is_si
         a[1] = moe_u8_unpack<flip>(h.x), a[3] = moe_u8_unpack<flip>(h.x >> 8);
         a[5] = moe_u8_unpack<flip>(h.y), a[7] = moe_u8_unpack<flip>(h.y >> 8);
     }
+};
+
+template <bool is_signed>
+struct moe_weights_bytes : moe_bytes_codes<is_signed>, moe_planes<128, true, is_signed ? 0 : -128> {
+    static constexpr bool offset = true;
+    static constexpr int group = 128;
+};
+
+struct moe_weights_i8_32 : moe_bytes_codes<true>, moe_planes<32, false, 0> {
+    static constexpr bool offset = false;
+    static constexpr int group = 32;
 };
 
 typedef moe_weights_bytes<false> moe_weights_u8_128;

@@ -293,6 +293,8 @@ static void test_bytes(void **)
                                             {true, MOE_FORMAT_F32, 0, 1, 0, false, true, false, 128}});
     check_shapes(&moe_cuda_weights_i8_128, {{true, MOE_FORMAT_BF16, 0, 1, 0, false, false, false, 0},
                                             {true, MOE_FORMAT_F16, 0, 1, 128, true, true, false, 0}});
+    check_shapes(&moe_cuda_weights_i8_32, {{true, MOE_FORMAT_F16, 0, 1, 32, false, false, false, 0},
+                                           {true, MOE_FORMAT_F32, 0, 1, 64, false, true, false, 0}});
 }
 
 static void test_e2m1(void **)

@@ -92,12 +92,21 @@ static double own_limit(struct gpu *gpu, const struct subject *subject, const st
     return 1.25 * error * (rounded ? sqrt(2) : 1);
 }
 
+/* Blocks that the core takes apart when it uploads them, into planes that have kernels. */
+static bool splits(const struct scheme *scheme)
+{
+    enum moe_format format = scheme->format;
+    return !scheme->scaled && (format == MOE_FORMAT_MXFP4 || format == MOE_FORMAT_Q8_0 || format == MOE_FORMAT_Q4_0);
+}
+
 /* Rows that do not begin at multiples of 16 bytes go through dequantisers, which round to bf16, but for the formats
  * whose kernels take rows anywhere. */
-static bool rounds_rows(const struct scheme *scheme, size_t cols)
+static bool rounds_rows(const struct scheme *scheme, size_t cols, bool on_device)
 {
     enum moe_format format = scheme->format;
     bool anywhere = format == MOE_FORMAT_MXFP4 || format == MOE_FORMAT_Q6_K || format == MOE_FORMAT_IQ4_XS;
+    if (!on_device && splits(scheme))
+        return false;
     return scheme->rounded || (!scheme->scaled && !anywhere && moe_format_info(format)->block_values > 1 &&
                                moe_format_row_bytes(format, cols) % 16 != 0);
 }
@@ -121,7 +130,8 @@ static void check_shape(struct gpu *gpu, const void *arg)
                                 .down = fitting(scheme, shape->intermediate_size), .on_device = on_device};
     if (spec.in != scheme && spec.down != scheme)
         return;
-    bool rounded = rounds_rows(spec.in, shape->hidden_size) || rounds_rows(spec.down, shape->intermediate_size);
+    bool rounded = rounds_rows(spec.in, shape->hidden_size, on_device) ||
+                   rounds_rows(spec.down, shape->intermediate_size, on_device);
     double worst = 0, limit = check_limit(gpu, rounded);
     size_t unlike = 0, most = gpu->quick ? 17 : MOST, compared = 0, num_rows = gpu->quick ? 6 : NUM_ROWS;
     subject_init(gpu, &subject, &rng, &spec);
@@ -166,5 +176,8 @@ void check_formats(struct gpu *gpu)
             bool copied = scheme->zeros || scheme->factor;    /* by the core, out of host memory */
             struct part part = {scheme, shape, s % 2 == 1 && !copied};
             check_part(gpu, check_shape, &part);
+            part.on_device = !part.on_device;
+            if (splits(scheme))                         /* other kernels than for blocks in place */
+                check_part(gpu, check_shape, &part);
         }
 }
