@@ -62,6 +62,7 @@ struct moe_cuda_stack {
     struct moe_cuda_plane scale, zero, column_block;
     uint32_t first_row, block_rows, block_cols;
     uint32_t scale_size, block_shift;    /* bytes of a scale; block_rows is 2^block_shift, if it is not 32 */
+    uint32_t line_bytes, line_aligned;   /* of up, in launches of small.cuh: see planes.cuh */
     float zero_offset;
     const float *factors;     /* [num_experts]; NULL: 1 */
     const float *bias;        /* [num_experts, rows]; NULL: none */
@@ -99,6 +100,8 @@ struct moe_cuda_product {
     int32_t h_order;                  /* enum moe_cuda_order */
     float *y;                         /* not activated: f32 rows by place */
     size_t y_stride;                  /* values */
+    /* The kernel may read pairs, and what else the plan wrote, before it waits for the one ahead (launch.cuh). */
+    bool planned;
     uint32_t multiprocessors, shared_bytes;    /* of the device; shared memory that a block may have */
 };
 

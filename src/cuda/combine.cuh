@@ -12,15 +12,23 @@ template <int n> struct moe_sum {
     bool any;              /* a term has come; until then values are not set */
 };
 
-/* Product and sum are rounded apart; the first term assigns. */
-template <int n> MOE_DEVICE void moe_sum_add(struct moe_sum<n> &sum, const float y[n], float weight)
+/* The first term assigns. */
+template <int n> MOE_DEVICE void moe_sum_term(struct moe_sum<n> &sum, const float term[n])
 {
 #pragma unroll
-    for (int i = 0; i < n; i++) {
-        float term = __fmul_rn(weight, y[i]);
-        sum.values[i] = sum.any ? __fadd_rn(sum.values[i], term) : term;
-    }
+    for (int i = 0; i < n; i++)
+        sum.values[i] = sum.any ? __fadd_rn(sum.values[i], term[i]) : term[i];
     sum.any = true;
+}
+
+/* Product and sum are rounded apart. */
+template <int n> MOE_DEVICE void moe_sum_add(struct moe_sum<n> &sum, const float y[n], float weight)
+{
+    float term[n];
+#pragma unroll
+    for (int i = 0; i < n; i++)
+        term[i] = __fmul_rn(weight, y[i]);
+    moe_sum_term<n>(sum, term);
 }
 
 MOE_DEVICE float moe_sum_weight(const struct moe_cuda_combine &c, size_t pair, bool zero_expert)

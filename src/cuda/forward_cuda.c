@@ -398,6 +398,7 @@ static void run_experts(struct call *call)
                                             call->desc->weight_on_input ? 1 : (uint32_t)call->io->top_k);
     multiply(call, layer->experts.in, &up);
     call->down = plain_product(&layer->experts.down, &pairs, call->experts.h, call->experts.h_stride, call->experts.y);
+    call->down.planned = true;
     if (!sums_in_down(call))
         multiply(call, layer->experts.out, &call->down);
 }

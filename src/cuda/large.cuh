@@ -331,8 +331,8 @@ __global__ void __launch_bounds__(MOE_LARGE_THREADS, 1)
     unsigned char *shared = moe_dynamic_shared();
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     struct moe_large_lane<Shape> lane = {(int)threadIdx.x % 32, warp % Shape::row_warps, warp / Shape::row_warps, 0};
-    moe_let_next_start();
     moe_wait_for_previous();
+    moe_let_next_start();
 
     const struct moe_large_list list = moe_large_list_at(shared + params.list_at, p.pairs.num_matrices);
     const uint32_t items =

@@ -14,7 +14,10 @@ static __device__ __forceinline__ unsigned char *moe_dynamic_shared(void)
 }
 
 /* overlap: the kernel calls moe_wait_for_previous before it touches what kernels before it write, and it overwrites
- * nothing before that. shared_bytes beyond 48 KB: moe_allow_shared has been called for the kernel. */
+ * nothing before that. But a product lets the next kernel start only after its own wait: so what has been written
+ * before a product can be read from the start by what comes behind it (call.h: planned), and copies of weights need not
+ * wait for activations. Read it with __ldcg: the first cache may have what a call before has left there.
+ * shared_bytes beyond 48 KB: moe_allow_shared has been called for the kernel. */
 template <class Params>
 static inline cudaError_t moe_launch(void (*kernel)(Params), unsigned blocks, unsigned threads, size_t shared_bytes,
                                      cudaStream_t stream, bool overlap, const Params &params)

@@ -1,52 +1,61 @@
 // SPDX-License-Identifier: MIT
-// A unit times up to 8 tokens, by one warp: what small.cuh and small_down.cuh share. Steps of a whole segment are
-// written out without a branch between them, so that one's loads and unpacking run beside another's products: four
-// warps of a scheduler do not hide a step's latency (two products in a row, then the scales) for each other.
+// A unit times tokens, 8 in each column tile, by one warp: what small.cuh and small_down.cuh share. Codes are taken apart
+// once for all column tiles. Steps of a whole segment are written out without a branch between them, so that one's loads
+// and unpacking run beside another's products: four warps of a scheduler do not hide a step's latency (two products in a
+// row, then the scales) for each other.
 #ifndef MOE_CUDA_MULTIPLY_CUH
 #define MOE_CUDA_MULTIPLY_CUH
 
 #include "cuda/unit.cuh"
 
-/* 8 tokens in the columns of a segment: of each step a lane's 8 values of token g, kept in registers, or read where
- * they are used, from the first cache; and the sums of x over the columns of a group, times the centre or 1, in shared
- * memory. These cost as much as the products with 16 rows; they are computed once for all units that the tokens
- * serve. */
-template <class Weights, bool kept> struct moe_tokens {
+/* Tokens in the columns of a segment: of each step a lane's 8 values of token g of each column tile, read where they are
+ * used, from the first cache, or, of one tile, kept in registers; and the sums of x over the columns of a group, times
+ * the centre or 1, in shared memory. These cost as much as the products with 16 rows; they are computed once for all
+ * units that the tokens serve. */
+template <class Weights, int columns, bool kept> struct moe_tokens {
+    static_assert(columns == 1 || !kept, "registers hold one column tile");
     static constexpr bool summed = Weights::offset || Weights::centre != 0;
     static constexpr uint32_t groups = Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group : 1;
-    static constexpr size_t sums_bytes = summed ? groups * MOE_TILE_TOKENS * sizeof(float) : 0;
+    static constexpr uint32_t column_sums = groups * MOE_TILE_TOKENS;
+    static constexpr size_t sums_bytes = summed ? columns * column_sums * sizeof(float) : 0;
     uint4 values[kept ? MOE_SEGMENT_STEPS : 1];
-    const uint4 *x;
-    float *sums;    /* [groups][8], of this warp; a lane uses tokens 2 t and 2 t + 1 */
+    const uint4 *x[columns];
+    float *sums;    /* [columns][groups][8], of this warp; a lane uses tokens 2 t and 2 t + 1 */
 
-    /* Other tokens, or another segment: all lanes of the warp together. from: this lane's first 16 bytes. */
-    __device__ __forceinline__ void take(const uint4 *from, int lane)
+    /* Other tokens, or another segment, of the first `used` column tiles: all lanes of the warp together. from: of each
+     * tile this lane's row; at: of the segment's first 16 bytes, in units of so many. */
+    __device__ __forceinline__ void take(const uint4 *const (&from)[columns], uint32_t at, uint32_t used, int lane)
     {
-        x = from;
+#pragma unroll
+        for (int n = 0; n < columns; n++)
+            x[n] = from[n] + at;
         if (kept)
 #pragma unroll
             for (int q = 0; q < MOE_SEGMENT_STEPS; q++)
-                values[kept ? q : 0] = x[4 * q];
+                values[kept ? q : 0] = x[0][4 * q];
         if constexpr (summed) {
             __syncwarp();    /* sums may still be read */
-            add_up(lane);
+#pragma unroll
+            for (int n = 0; n < columns; n++)
+                if (n == 0 || (uint32_t)n < used)
+                    add_up(n, lane);
             __syncwarp();
         }
     }
 
-    /* Known when compiled. */
-    __device__ __forceinline__ uint4 step(uint32_t q) const
+    /* q: known when compiled, if kept. */
+    __device__ __forceinline__ uint4 step(int n, uint32_t q) const
     {
-        return kept ? values[kept ? q : 0] : x[4 * q];
+        return kept ? values[kept ? q : 0] : x[n][4 * q];
     }
 
-    __device__ __forceinline__ void store_sum(const float sum[4], uint32_t group, int lane) const
+    __device__ __forceinline__ void store_sum(int n, const float sum[4], uint32_t group, int lane) const
     {
         if (lane < 4)    /* all rows are the same */
-            *(float2 *)(sums + MOE_TILE_TOKENS * group + 2 * lane) = make_float2(sum[0], sum[1]);
+            *(float2 *)(sums + n * column_sums + MOE_TILE_TOKENS * group + 2 * lane) = make_float2(sum[0], sum[1]);
     }
 
-    __device__ __forceinline__ void add_up(int lane) const
+    __device__ __forceinline__ void add_up(int n, int lane) const
     {
         constexpr uint32_t factor = Weights::centre != 0 ? Weights::centre : 0x3f803f80u;
         constexpr uint32_t span = Weights::group > MOE_STEP_COLS ? Weights::group / MOE_STEP_COLS : 1;
@@ -56,13 +65,13 @@ template <class Weights, bool kept> struct moe_tokens {
             float sum[4] = {}, second[4] = {};
 #pragma unroll
             for (uint32_t q = first; q < first + span; q++) {
-                const uint4 b = step(q);
+                const uint4 b = step(n, q);
                 moe_mma_bf16(sum, factors, b.x, b.y);
                 moe_mma_bf16(Weights::group == 16 ? second : sum, factors, b.z, b.w);
             }
-            store_sum(sum, Weights::group == 16 ? 2 * first : first / span, lane);
+            store_sum(n, sum, Weights::group == 16 ? 2 * first : first / span, lane);
             if (Weights::group == 16)
-                store_sum(second, 2 * first + 1, lane);
+                store_sum(n, second, 2 * first + 1, lane);
         }
     }
 };
@@ -81,73 +90,100 @@ template <class Weights> MOE_DEVICE void moe_multiply_begin(float products[4], c
     products[1] = products[3] = Weights::centre != 0 ? sum.y : 0.0f;
 }
 
-/* acc += scale * products + term * sums, of a group of tile m. */
-template <class Weights, int tiles>
-MOE_DEVICE void moe_multiply_scale(float acc[4], const float products[4], const float2 &sum,
-                                   const struct moe_multiply_at<tiles> &at, uint32_t group, int m)
-{
-    const float2 *scales = at.table + tiles * MOE_TILE_ROWS * group + MOE_TILE_ROWS * m;
-    const float sums[4] = {sum.x, sum.y, sum.x, sum.y};
-    moe_unit_scale<Weights>(acc, products, sums, scales[0], scales[8]);
-}
+/* Steps first .. first + span - 1, which are those of a group, of two (groups of 16), or one of all, times the first
+ * `used` column tiles. */
+template <class Weights, int tiles, int columns, bool kept, int used, uint32_t span> struct moe_multiply_group {
+    typedef struct moe_tokens<Weights, columns, kept> tokens_type;
+    static constexpr bool scaled = Weights::group < MOE_SEGMENT, halves = Weights::group == 16;
+    static constexpr int sets = halves ? 2 : 1;    /* of products */
+    float products[scaled ? sets : 1][scaled ? tiles : 1][scaled ? used : 1][4];
+    float2 sums[sets][used];
 
-/* acc += steps first .. first + span - 1: those of a group; of two groups, or of none, one step. */
-template <class Weights, int tiles, uint32_t span>
-MOE_DEVICE void moe_multiply_group(float (&acc)[tiles][4], const uint4 (&x)[span],
-                                   const struct moe_multiply_at<tiles> &at, uint32_t first, int t)
-{
-    constexpr bool scaled = Weights::group < MOE_SEGMENT, halves = Weights::group == 16;
-    const uint32_t group = halves ? 2 * first : first / span;
-    float2 sums[2] = {};
-    if (moe_tokens<Weights, false>::summed) {
-        sums[0] = *(const float2 *)(at.sums + MOE_TILE_TOKENS * group);
-        if (halves)
-            sums[1] = *(const float2 *)(at.sums + MOE_TILE_TOKENS * (group + 1));
-    }
+    __device__ __forceinline__ void begin(const struct moe_multiply_at<tiles> &at, uint32_t group)
+    {
 #pragma unroll
-    for (int m = 0; m < tiles; m++) {
-        float products[4], second[4];
-        moe_multiply_begin<Weights>(products, sums[0]);
-        moe_multiply_begin<Weights>(second, sums[1]);
+        for (int i = 0; i < sets * used; i++) {
+            const int set = i / used, n = i % used;
+            if (tokens_type::summed)
+                sums[set][n] =
+                    *(const float2 *)(at.sums + n * tokens_type::column_sums + MOE_TILE_TOKENS * (group + set));
+            if (scaled)
 #pragma unroll
-        for (uint32_t i = 0; i < span; i++) {
-            uint32_t a[8];
-            Weights::load(a, at.low[m], at.high[m], first + i, t);
-            moe_mma_bf16(scaled ? products : acc[m], a, x[i].x, x[i].y);
-            moe_mma_bf16(!scaled ? acc[m] : halves ? second : products, a + 4, x[i].z, x[i].w);
+                for (int m = 0; m < tiles; m++)
+                    moe_multiply_begin<Weights>(products[scaled ? set : 0][scaled ? m : 0][scaled ? n : 0], sums[set][n]);
         }
-        if (scaled)
-            moe_multiply_scale<Weights, tiles>(acc[m], products, sums[0], at, group, m);
-        if (halves)
-            moe_multiply_scale<Weights, tiles>(acc[m], second, sums[1], at, group + 1, m);
     }
-}
+
+    /* acc += scale * products + term * sums */
+    __device__ __forceinline__ void scale(float (&acc)[columns][tiles][4], const struct moe_multiply_at<tiles> &at,
+                                          uint32_t group) const
+    {
+#pragma unroll
+        for (int i = 0; i < sets * tiles; i++) {
+            const int set = i / tiles, m = i % tiles;
+            const float2 *scales = at.table + tiles * MOE_TILE_ROWS * (group + set) + MOE_TILE_ROWS * m;
+            const float2 low = scales[0], high = scales[8];
+#pragma unroll
+            for (int n = 0; n < used; n++) {
+                const float2 &sum = sums[set][n];
+                const float own[4] = {sum.x, sum.y, sum.x, sum.y};
+                moe_unit_scale<Weights>(acc[n][m], products[scaled ? set : 0][scaled ? m : 0][scaled ? n : 0], own, low,
+                                        high);
+            }
+        }
+    }
+
+    /* One step; q as for the tokens, of the unit. */
+    __device__ __forceinline__ void multiply(float (&acc)[columns][tiles][4], const uint4 (&x)[used],
+                                             const struct moe_multiply_at<tiles> &at, uint32_t q, int t)
+    {
+#pragma unroll
+        for (int m = 0; m < tiles; m++) {
+            uint32_t a[8];
+            Weights::load(a, at.low[m], at.high[m], q, t);
+#pragma unroll
+            for (int n = 0; n < used; n++) {
+                float *first = scaled ? products[0][scaled ? m : 0][scaled ? n : 0] : acc[n][m];
+                float *second = scaled ? products[halves ? 1 : 0][scaled ? m : 0][scaled ? n : 0] : acc[n][m];
+                moe_mma_bf16(first, a, x[n].x, x[n].y);
+                moe_mma_bf16(second, a + 4, x[n].z, x[n].w);
+            }
+        }
+    }
+};
 
 /* acc += a unit, of which the first `steps` steps exist. Beyond the last column both x and the unit are zeros. */
-template <class Weights, int tiles, bool kept>
-MOE_DEVICE void moe_multiply(float (&acc)[tiles][4], const struct moe_tokens<Weights, kept> &tokens,
+template <int used, class Weights, int tiles, int columns, bool kept>
+MOE_DEVICE void moe_multiply(float (&acc)[columns][tiles][4], const struct moe_tokens<Weights, columns, kept> &tokens,
                              const struct moe_multiply_at<tiles> &at, uint32_t steps, int lane)
 {
-    constexpr bool spans = Weights::group > MOE_STEP_COLS && Weights::group < MOE_SEGMENT;
+    constexpr bool scaled = Weights::group < MOE_SEGMENT, spans = scaled && Weights::group > MOE_STEP_COLS;
     constexpr uint32_t span = spans ? Weights::group / MOE_STEP_COLS : 1;
-    uint4 some[span];
-    if (steps == MOE_SEGMENT_STEPS) {    /* nearly always */
+    const bool whole = steps == MOE_SEGMENT_STEPS;    /* nearly always */
+    struct moe_multiply_group<Weights, tiles, columns, kept, used, span> group;
+    uint4 x[used];
+    const auto add = [&](uint32_t first, auto read) {
+        const uint32_t number = Weights::group == 16 ? 2 * first : first / span;
+        group.begin(at, number);
 #pragma unroll
-        for (uint32_t q = 0; q < MOE_SEGMENT_STEPS; q += span) {
+        for (uint32_t i = 0; i < span; i++) {
 #pragma unroll
-            for (uint32_t i = 0; i < span; i++)
-                some[i] = tokens.step(q + i);
-            moe_multiply_group<Weights, tiles, span>(acc, some, at, q, lane % 4);
+            for (int n = 0; n < used; n++)
+                x[n] = read(n, first + i);
+            group.multiply(acc, x, at, first + i, lane % 4);
         }
+        if (scaled)
+            group.scale(acc, at, number);
+    };
+    if (whole) {
+#pragma unroll
+        for (uint32_t q = 0; q < MOE_SEGMENT_STEPS; q += span)
+            add(q, [&](int n, uint32_t q) { return tokens.step(n, q); });
         return;
     }
 #pragma unroll 1
-    for (uint32_t q = 0; q < steps; q += span) {
-#pragma unroll
-        for (uint32_t i = 0; i < span; i++)
-            some[i] = tokens.x[4 * (q + i)];
-        moe_multiply_group<Weights, tiles, span>(acc, some, at, q, lane % 4);
-    }
+    for (uint32_t q = 0; q < steps; q += span)
+        add(q, [&](int n, uint32_t q) { return tokens.x[n][4 * q]; });
 }
 
 #endif

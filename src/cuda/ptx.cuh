@@ -9,6 +9,18 @@
 
 #define MOE_DEVICE static __device__ __forceinline__
 
+/* A value that is the same for all threads, in a register of each: ptxas would keep it in one of the warp, which not
+ * every instruction reads. The lane's bit is none of those below it: ptxas does not know. */
+MOE_DEVICE uint32_t moe_own_register(uint32_t value)
+{
+    uint32_t d;
+    asm("{\n\t.reg .u32 a, b;\n\tmov.u32 a, %%lanemask_lt;\n\tmov.u32 b, %%lanemask_eq;\n\tand.b32 a, a, b;\n\t"
+        "or.b32 %0, a, %1;\n\t}"
+        : "=r"(d)
+        : "r"(value));
+    return d;
+}
+
 /* ---- tensor cores ---- */
 
 /* d += a b: a 16 x 16 (a0: row g, k 2 t, +1; a1: row g + 8; a2, a3: likewise, k 2 t + 8, +9), b 16 x 8 (b0: k 2 t, +1;
@@ -33,6 +45,35 @@ MOE_DEVICE void moe_copy_async_16(void *shared, const void *global, uint32_t byt
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(moe_shared_address(shared)), "l"(global),
                  "r"(bytes)
                  : "memory");
+}
+
+/* A place in shared memory for the copies below, its address in a register of the thread. */
+struct moe_copy_place {
+    uint32_t address;
+};
+
+/* ptxas (13.0 at least) makes an illegal instruction of a copy with a policy if it can give a part of the address to a
+ * register of the warp. */
+MOE_DEVICE struct moe_copy_place moe_copy_to(void *shared)
+{
+    struct moe_copy_place place = {moe_own_register(moe_shared_address(shared))};
+    return place;
+}
+
+/* As moe_copy_async_16, to so many bytes behind the place, of memory that nobody reads again soon: since sm_90 it is
+ * the first to leave the second cache, which keeps code, lists and activations while weights pass through it. The
+ * policy is what createpolicy.fractional.L2::evict_first gives. */
+MOE_DEVICE void moe_copy_async_16_once(const struct moe_copy_place &place, uint32_t offset, const void *global,
+                                       uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(place.address + offset),
+                 "l"(global), "r"(bytes), "l"(0x12f0000000000000ull)
+                 : "memory");
+#else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place.address + offset), "l"(global), "r"(bytes)
+                 : "memory");
+#endif
 }
 
 /* The copies since the last commit become a group; then wait until at most `pending` groups of this thread are under
@@ -69,18 +110,6 @@ MOE_DEVICE uint32_t moe_permute(uint32_t a, uint32_t b, uint32_t selector)
 {
     uint32_t d;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
-    return d;
-}
-
-/* A constant for moe_permute in a register of the thread. Otherwise ptxas keeps it in one of the warp, and copies it in
- * front of each prmt, which cannot read that. The lane's bit is none of those below it: ptxas does not know. */
-MOE_DEVICE uint32_t moe_permute_table(uint32_t constant)
-{
-    uint32_t d;
-    asm("{\n\t.reg .u32 a, b;\n\tmov.u32 a, %%lanemask_lt;\n\tmov.u32 b, %%lanemask_eq;\n\tand.b32 a, a, b;\n\t"
-        "or.b32 %0, a, %1;\n\t}"
-        : "=r"(d)
-        : "r"(constant));
     return d;
 }
 

@@ -6,26 +6,34 @@
 #include "cuda/act.cuh"
 #include "cuda/order.cuh"
 
-/* The a-th matrix that has pairs: its index, and its first place; a may be one too many for the latter. Plain
- * loads: the read-only path does not promise to see what the kernel before has written. */
+/* The a-th matrix that has pairs: its index, and its first place; a may be one too many for the latter. From the second
+ * cache, see moe_launch. */
 MOE_DEVICE uint32_t moe_pairs_active(const struct moe_cuda_pairs &pairs)
 {
-    return pairs.num_active != NULL ? (uint32_t)*pairs.num_active : 1;
+    return pairs.num_active != NULL ? (uint32_t)__ldcg(pairs.num_active) : 1;
 }
 
 MOE_DEVICE uint32_t moe_pairs_matrix(const struct moe_cuda_pairs &pairs, uint32_t a)
 {
-    return pairs.num_active != NULL ? (uint32_t)pairs.active[a] : 0;
+    return pairs.num_active != NULL ? (uint32_t)__ldcg(&pairs.active[a]) : 0;
 }
 
 MOE_DEVICE uint32_t moe_pairs_start(const struct moe_cuda_pairs &pairs, uint32_t a)
 {
-    return pairs.num_active != NULL ? (uint32_t)pairs.starts[a] : a * pairs.num_pairs;
+    return pairs.num_active != NULL ? (uint32_t)__ldcg(&pairs.starts[a]) : a * pairs.num_pairs;
+}
+
+/* All places read the first row of x: there is one token. */
+MOE_DEVICE bool moe_result_one_row(const struct moe_cuda_product &p)
+{
+    return p.x_divisor >= p.pairs.num_pairs;
 }
 
 /* The row of x that a place reads. */
 MOE_DEVICE const uint16_t *moe_result_x(const struct moe_cuda_product &p, uint32_t place)
 {
+    if (moe_result_one_row(p))
+        return p.x;
     size_t row = p.x_divisor > 0 ? (uint32_t)p.pairs.sorted[place] / p.x_divisor : place;
     return p.x + row * p.x_stride;
 }

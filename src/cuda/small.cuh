@@ -23,6 +23,8 @@ struct moe_small_params {
     uint32_t split;
     uint32_t row_tiles;    /* of a matrix */
     uint32_t chunk;        /* items that a group takes at a time; 0: all of its items */
+    uint32_t buffers;      /* of partial sums, 2: warps go on while the last item's are added up; or 1 */
+    uint32_t lists_at;     /* bytes into shared memory */
 };
 
 /* What a warp has to know of a unit when it multiplies, since the copy began. */
@@ -48,45 +50,54 @@ enum {
 template <class Weights_, int tiles_, int columns_, int warps_> struct moe_small_shape {
     typedef Weights_ Weights;
     static constexpr int tiles = tiles_;        /* of 16 rows in an item */
-    static constexpr int columns = columns_;    /* of 8 tokens that share a pass over the weights */
+    static constexpr int columns = columns_;    /* 1 or 2, of 8 tokens that share a pass over the weights */
     static constexpr int warps = warps_;        /* at most, blocks may have fewer */
-    static constexpr int buffers = 2;    /* of partial sums: warps go on while the last item's are added up */
     static constexpr uint32_t item_bits = tiles == 1 ? 3 : tiles == 2 ? 4 : 5;    /* gated, an item has 2^bits rows */
     /* Copies arrive in sectors of 32 bytes: a unit that does not begin with one takes twice as many writes. */
     static constexpr size_t unit_bytes = (tiles * MOE_TILE_ROWS * Weights::pitch + 127) / 128 * 128;
     static constexpr size_t table_bytes =
         Weights::group < MOE_SEGMENT ? MOE_SEGMENT / Weights::group * tiles * MOE_TILE_ROWS * sizeof(float2) : 0;
-    static constexpr size_t warp_bytes = unit_bytes + table_bytes + moe_tokens<Weights, true>::sums_bytes;
+    typedef struct moe_tokens<Weights, columns, columns == 1> tokens;
+    static constexpr size_t warp_bytes = unit_bytes + table_bytes + tokens::sums_bytes;
     static constexpr size_t part_bytes = 32 * tiles * columns * sizeof(float4);    /* sums of an accumulator */
 
-    /* parts: of all groups of warps that share items */
+    /* parts: of all groups of warps that share items, in all buffers. The lists lie behind it. */
     static constexpr size_t shared_bytes(uint32_t num_warps, uint32_t parts)
     {
-        return num_warps * warp_bytes + parts * buffers * part_bytes;
+        return num_warps * warp_bytes + parts * part_bytes;
     }
 };
 
-/* The first matrices that have pairs, one a lane: asked for all at once, before anything is known. */
+/* The most matrices that can have pairs. */
+static __host__ __device__ inline uint32_t moe_small_matrices(const struct moe_cuda_pairs &pairs)
+{
+    return pairs.num_pairs < pairs.num_matrices ? pairs.num_pairs : pairs.num_matrices;
+}
+
+/* The lists of the plan in shared memory. All that may be there is asked for at once, by each block once: all blocks
+ * want the same few lines at the same time, and wait for each other's turn. */
 struct moe_small_lists {
-    uint32_t num_active, matrix, start;
+    uint32_t *num_active, *starts, *matrices;
 
-    __device__ __forceinline__ explicit moe_small_lists(const struct moe_cuda_pairs &pairs)
+    __device__ __forceinline__ moe_small_lists(unsigned char *memory, const struct moe_cuda_pairs &pairs)
     {
-        const uint32_t lane = threadIdx.x % 32, near = lane <= pairs.num_matrices ? lane : pairs.num_matrices;
-        start = moe_pairs_start(pairs, near);
-        matrix = moe_pairs_matrix(pairs, near < pairs.num_matrices ? near : 0);
-        num_active = moe_pairs_active(pairs);
+        const uint32_t most = moe_small_matrices(pairs);
+        num_active = (uint32_t *)memory;
+        starts = num_active + 1;
+        matrices = starts + most + 1;
+        for (uint32_t i = threadIdx.x; i <= most; i += blockDim.x) {
+            const uint32_t start = moe_pairs_start(pairs, i), matrix = i < most ? moe_pairs_matrix(pairs, i) : 0;
+            starts[i] = start;
+            if (i < most)
+                matrices[i] = matrix;
+        }
+        if (threadIdx.x == 0)
+            *num_active = moe_pairs_active(pairs);
     }
 
-    /* All lanes of the warp together. */
-    __device__ __forceinline__ uint32_t matrix_of(const struct moe_cuda_pairs &pairs, uint32_t a) const
+    static __host__ __device__ inline size_t bytes(const struct moe_cuda_pairs &pairs)
     {
-        return a < 32 ? __shfl_sync(0xffffffffu, matrix, (int)a) : moe_pairs_matrix(pairs, a);
-    }
-
-    __device__ __forceinline__ uint32_t start_of(const struct moe_cuda_pairs &pairs, uint32_t a) const
-    {
-        return a < 32 ? __shfl_sync(0xffffffffu, start, (int)a) : moe_pairs_start(pairs, a);
+        return (2 + 2 * (size_t)moe_small_matrices(pairs)) * sizeof(uint32_t);
     }
 };
 
@@ -97,10 +108,6 @@ struct moe_small_run {
     uint32_t part, split;             /* this warp's accumulators: part, part + split, ... */
     uint32_t items, chunk, jump;      /* of the call; that a group takes at a time; from the end of that to its next */
     struct moe_small_lists lists;
-
-    __device__ __forceinline__ explicit moe_small_run(const struct moe_cuda_pairs &pairs) : lists(pairs)
-    {
-    }
 };
 
 template <class Shape> MOE_DEVICE uint32_t moe_small_rows_of_item(const struct moe_cuda_product &p)
@@ -141,21 +148,36 @@ MOE_DEVICE struct moe_unit_rows moe_small_noted_rows(const struct moe_cuda_produ
     return rows;
 }
 
+/* A unit under way. */
+template <class Weights> struct moe_small_flight {
+    unsigned char *unit;            /* where in shared memory */
+    typename Weights::side side;
+    struct moe_small_note note;
+};
+
+/* Whether scales of a segment are read as lines (planes.cuh). */
+MOE_DEVICE bool moe_small_has_line(const struct moe_cuda_product &p, uint32_t segment)
+{
+    return p.up.line_bytes > 0 && (segment + 1) * MOE_SEGMENT <= p.up.cols;
+}
+
 /* Begin to copy a unit, and to load its scales. The note lacks the place, and what the unit ends. */
 template <class Shape>
-MOE_DEVICE struct moe_small_note moe_small_begin(unsigned char *unit, typename Shape::Weights::side *side,
-                                                 const struct moe_unit_rows &rows, uint32_t segment,
-                                                 uint32_t row_bytes, uint32_t num_tokens, int lane)
+MOE_DEVICE void moe_small_begin(struct moe_small_flight<typename Shape::Weights> *flight,
+                                const typename Shape::Weights::line &line, const struct moe_unit_rows &rows,
+                                uint32_t segment, uint32_t row_bytes, uint32_t num_tokens, int lane)
 {
     typedef typename Shape::Weights Weights;
-    moe_unit_source<Weights>::template copy<Shape::tiles>(unit, rows, segment, row_bytes, lane);
-    moe_copy_async_commit();
-    Weights::template fetch<Shape::tiles>(side, rows, segment, lane);
+    moe_unit_source<Weights>::template copy<Shape::tiles>(flight->unit, rows, segment, row_bytes, lane);
+    if (moe_small_has_line(*rows.product, segment))
+        Weights::template fetch_line<Shape::tiles>(&flight->side, line, rows, segment, lane);
+    else
+        Weights::template fetch<Shape::tiles>(&flight->side, rows, segment, lane);
     struct moe_small_note note = {0, rows.low_row, segment, num_tokens | rows.expert << MOE_NOTE_EXPERT};
     if (!Weights::aligned)
         note.bits |= ((uint32_t)(uintptr_t)rows.low & 15) << MOE_NOTE_LOW |
                      ((uint32_t)(uintptr_t)rows.high & 15) << MOE_NOTE_HIGH;
-    return note;
+    flight->note = note;
 }
 
 /* Where a warp is in its items: what it copies next. */
@@ -165,6 +187,7 @@ template <class Shape> struct moe_small_ahead {
     uint32_t segment;
     uint32_t expert, start, num_tokens;      /* the matrix, its places */
     const unsigned char *low, *high;         /* the item's first rows */
+    typename Shape::Weights::line line;      /* the matrix' scales, of this lane */
 
     __device__ __forceinline__ struct moe_unit_rows rows(const struct moe_cuda_product &p) const
     {
@@ -172,7 +195,7 @@ template <class Shape> struct moe_small_ahead {
     }
 
     /* The run of items that begins at item. */
-    __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_small_run &call)
+    __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_small_run &call, int lane)
     {
         first_token = 0;
         segment = call.part;
@@ -181,16 +204,19 @@ template <class Shape> struct moe_small_ahead {
         const uint32_t active = item / call.row_tiles, row_tile = item - active * call.row_tiles;
         const uint32_t end = chunk_end < call.items ? chunk_end : call.items;
         run = end - item < call.row_tiles - row_tile ? end - item : call.row_tiles - row_tile;
-        expert = call.lists.matrix_of(p.pairs, active);
-        start = call.lists.start_of(p.pairs, active);
-        num_tokens = call.lists.start_of(p.pairs, active + 1) - start;
+        expert = call.lists.matrices[active];
+        start = call.lists.starts[active];
+        num_tokens = call.lists.starts[active + 1] - start;
         row = row_tile * moe_small_rows_of_item<Shape>(p);
         low = moe_plane_row(p.gated ? p.gate.values : p.up.values, expert, row);
         high = moe_plane_row(p.up.values, expert, p.gated ? row : row + 8 * Shape::tiles);
+        if (p.up.line_bytes > 0)
+            Shape::Weights::enter(&line, p, expert, lane);
     }
 
     /* To the next unit of this warp. Returns what the present one ends. */
-    __device__ __forceinline__ uint32_t advance(const struct moe_cuda_product &p, const struct moe_small_run &call)
+    __device__ __forceinline__ uint32_t advance(const struct moe_cuda_product &p, const struct moe_small_run &call,
+                                                int lane)
     {
         const bool ends_sum = segment + MOE_ACCUMULATORS >= call.segments;
         const uint32_t next = segment % MOE_ACCUMULATORS + call.split;
@@ -213,25 +239,24 @@ template <class Shape> struct moe_small_ahead {
                 item += call.jump;
                 chunk_end = item + call.chunk;
             }
-            enter(p, call);
+            enter(p, call, lane);
         }
         return MOE_NOTE_ENDS_SUM | MOE_NOTE_ENDS_ITEM;
     }
 
-    /* Begin to copy a unit, and to load its scales, and go on to the next. */
-    __device__ __forceinline__ struct moe_small_note begin(unsigned char *unit, typename Shape::Weights::side *side,
-                                                           const struct moe_cuda_product &p,
-                                                           const struct moe_small_run &call, int lane)
+    /* Begin to copy a unit, and to load its scales, and go on to the next. Without a next one bits become 0. */
+    __device__ __forceinline__ void begin(struct moe_small_flight<typename Shape::Weights> *flight,
+                                          const struct moe_cuda_product &p, const struct moe_small_run &call, int lane)
     {
-        struct moe_small_note note = {0, 0, 0, 0};
+        flight->note.bits = 0;
         if (item < call.items) {
             const uint32_t left = num_tokens - first_token, most = 8 * Shape::columns;
             const uint32_t of_round = left < most ? left : most;
-            note = moe_small_begin<Shape>(unit, side, rows(p), segment, call.row_bytes, of_round, lane);
-            note.place = start + first_token;
-            note.bits |= advance(p, call);
+            moe_small_begin<Shape>(flight, line, rows(p), segment, call.row_bytes, of_round, lane);
+            flight->note.place = start + first_token;
+            flight->note.bits |= advance(p, call, lane);
         }
-        return note;
+        moe_copy_async_commit();
     }
 };
 
@@ -241,11 +266,12 @@ template <class Shape> struct moe_small_unit {
     struct moe_multiply_at<Shape::tiles> at;
     uint32_t steps;
 
-    __device__ __forceinline__ moe_small_unit(const unsigned char *unit, const struct moe_cuda_product &p,
-                                              const struct moe_small_note &note, float2 *table,
-                                              const typename Shape::Weights::side &side, int lane)
+    __device__ __forceinline__ moe_small_unit(const struct moe_small_flight<typename Shape::Weights> &flight,
+                                              const struct moe_cuda_product &p, float2 *table, int lane)
     {
         typedef typename Shape::Weights Weights;
+        const unsigned char *unit = flight.unit;
+        const struct moe_small_note &note = flight.note;
         const struct moe_unit_rows rows = moe_small_noted_rows<Shape>(p, note);
 #pragma unroll
         for (int m = 0; m < Shape::tiles; m++) {
@@ -253,7 +279,10 @@ template <class Shape> struct moe_small_unit {
             at.high[m] = moe_unit_begin<Weights, Shape::tiles>(unit, rows, note.segment, 16 * m + lane / 4 + 8);
         }
         if (Shape::table_bytes > 0) {
-            Weights::template scales<Shape::tiles>(table, unit, side, rows, note.segment, lane);
+            if (moe_small_has_line(p, note.segment))
+                Weights::template scales_of_line<Shape::tiles>(table, flight.side, rows, lane);
+            else
+                Weights::template scales<Shape::tiles>(table, unit, flight.side, rows, note.segment, lane);
             __syncwarp();
         }
         at.table = table + lane / 4;
@@ -312,7 +341,7 @@ template <class Weights, int columns> struct moe_small_x {
     /* Those that are not there are read as the first. */
     __device__ __forceinline__ void find(const struct moe_cuda_product &p, const struct moe_small_note &note, int lane)
     {
-        if (note.place == place)
+        if (note.place == place || (moe_result_one_row(p) && place != UINT32_MAX))
             return;
         place = note.place;
         segment = UINT32_MAX;
@@ -334,15 +363,18 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     const struct moe_cuda_product &p = params.product;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t split = params.split, group = warp / split, groups = blockDim.x / 32 / split;
-    unsigned char *unit = moe_dynamic_shared() + warp * Shape::warp_bytes;
-    float2 *table = (float2 *)(unit + Shape::unit_bytes);
+    struct moe_small_flight<Weights> flight;
+    flight.unit = moe_dynamic_shared() + warp * Shape::warp_bytes;
+    float2 *table = (float2 *)(flight.unit + Shape::unit_bytes);
 
-    moe_let_next_start();
+    if (!p.planned) {
+        moe_wait_for_previous();
+        moe_let_next_start();
+    }
+    struct moe_small_run call = {.lists = {moe_dynamic_shared() + params.lists_at, p.pairs}};
+    __syncthreads();
     if (group >= groups)
         return;
-    moe_wait_for_previous();
-
-    struct moe_small_run call(p.pairs);
     call.part = warp % split;
     call.split = split;
     call.row_tiles = params.row_tiles;
@@ -350,46 +382,45 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     call.segments = (p.up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
     call.accumulators = call.segments < MOE_ACCUMULATORS ? call.segments : (uint32_t)MOE_ACCUMULATORS;
     float4 *parts = (float4 *)(moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes) +
-                    group * Shape::buffers * call.accumulators * 32 * sums;
+                    group * params.buffers * call.accumulators * 32 * sums;
     struct moe_small_ahead<Shape> ahead;
     {
         const uint32_t runs = gridDim.x * groups, index = group * gridDim.x + blockIdx.x;
-        call.items = call.lists.num_active * call.row_tiles;
+        call.items = *call.lists.num_active * call.row_tiles;
         call.chunk = params.chunk > 0 ? params.chunk : (call.items + runs - 1) / runs;
         call.jump = (runs - 1) * call.chunk;
         ahead.item = index * call.chunk;
         ahead.chunk_end = ahead.item + call.chunk;
-        ahead.enter(p, call);
+        ahead.enter(p, call, lane);
     }
-    typename Weights::side side;
-    struct moe_small_note next = ahead.begin(unit, &side, p, call, lane);
+    ahead.begin(&flight, p, call, lane);
+    if (p.planned) {
+        moe_wait_for_previous();
+        moe_let_next_start();
+    }
 
     float acc[columns][tiles][4] = {};
-    struct moe_tokens<Weights, columns == 1> tokens;    /* of the first column tile, in one segment */
+    typename Shape::tokens tokens;    /* in one segment */
     tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
     struct moe_small_x<Weights, columns> x;
     x.place = UINT32_MAX;
     uint32_t turn = call.part, buffer = 0;    /* whose results are whose: in turn, for a few results take a few warps */
-    while (next.bits != 0) {
-        const struct moe_small_note note = next;
+    while (flight.note.bits != 0) {
+        const struct moe_small_note note = flight.note;
+        const uint32_t used = ((note.bits & MOE_NOTE_TOKENS) + MOE_TILE_TOKENS - 1) / MOE_TILE_TOKENS;
         x.find(p, note, lane);
-        const uint32_t of_segment = note.segment * (MOE_SEGMENT / 8);
         if (note.segment != x.segment)
-            tokens.take(x.rows[0] + of_segment, lane);
+            tokens.take(x.rows, note.segment * (MOE_SEGMENT / 8), used, lane);
         x.segment = note.segment;
         moe_copy_async_wait<0>();
         __syncwarp();
-        const struct moe_small_unit<Shape> w(unit, p, note, table, side, lane);
-        moe_multiply<Weights, tiles>(acc[0], tokens, w.at, w.steps, lane);
-#pragma unroll
-        for (int n = 1; n < columns; n++)
-            if ((note.bits & MOE_NOTE_TOKENS) > 8 * n) {
-                tokens.take(x.rows[n] + of_segment, lane);
-                x.segment = UINT32_MAX;
-                moe_multiply<Weights, tiles>(acc[n], tokens, w.at, w.steps, lane);
-            }
+        const struct moe_small_unit<Shape> w(flight, p, table, lane);
+        if (columns == 1 || used == 1)
+            moe_multiply<1>(acc, tokens, w.at, w.steps, lane);
+        else
+            moe_multiply<columns>(acc, tokens, w.at, w.steps, lane);
         __syncwarp();
-        next = ahead.begin(unit, &side, p, call, lane);
+        ahead.begin(&flight, p, call, lane);
         if (!(note.bits & MOE_NOTE_ENDS_SUM))
             continue;
         float4 *kept = parts + buffer * call.accumulators * 32 * sums;
@@ -408,7 +439,9 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
             __syncwarp();
         moe_small_finish<Shape>(p, note, kept, call.accumulators, turn * 32 + lane, 32 * split);
         turn = turn + 1 < split ? turn + 1 : 0;
-        buffer ^= 1;
+        buffer ^= params.buffers - 1;
+        if (params.buffers == 1 && split > 1)
+            moe_barrier(1 + group, 32 * split);
     }
 }
 

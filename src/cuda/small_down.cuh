@@ -28,36 +28,13 @@ struct moe_small_down_params {
     uint32_t rows_of_block, rows_of_tile;
 };
 
-/* Pairs as the finish wants them, in shared memory. */
-struct moe_down_pairs {
+/* Pairs, and the matrices that have some, in shared memory. */
+struct moe_down_lists {
     int32_t places[MOE_DOWN_PAIRS];
     float weights[MOE_DOWN_PAIRS];
     uint32_t experts[MOE_DOWN_PAIRS];   /* by place */
-};
-
-/* The matrices that have pairs, lane i of a warp those at i and 32 + i: matrix, first place, number of places. */
-struct moe_down_lists {
-    uint32_t num_active, packed[2];
-
-    __device__ __forceinline__ void load(const struct moe_cuda_pairs &pairs, int lane)
-    {
-        num_active = (uint32_t)*pairs.num_active;
-#pragma unroll
-        for (uint32_t i = 0; i < 2; i++) {
-            uint32_t a = 32 * i + lane;
-            packed[i] = 0;
-            if (a >= pairs.num_matrices)
-                continue;
-            uint32_t start = (uint32_t)pairs.starts[a], end = (uint32_t)pairs.starts[a + 1];
-            packed[i] = (uint32_t)pairs.active[a] << 16 | (start & 0xff) << 8 | ((end - start) & 0xff);
-        }
-    }
-
-    /* All lanes of a warp together, of the same a. */
-    __device__ __forceinline__ uint32_t get(uint32_t a) const
-    {
-        return __shfl_sync(0xffffffffu, a < 32 ? packed[0] : packed[1], (int)(a % 32));
-    }
+    uint32_t packed[MOE_DOWN_PAIRS];    /* matrix << 16 | first place << 8 | number of places */
+    uint32_t num_active;
 };
 
 /* What does not change during a call of the kernel. */
@@ -66,15 +43,17 @@ struct moe_down_run {
     uint32_t tiles, rows_of_tile;
     uint32_t segments, accumulators, row_bytes;
     uint32_t jump_matrices, jump_accumulators;    /* from a warp's chain to its next */
-    struct moe_down_lists lists;
+    const struct moe_down_lists *lists;
+    uint32_t num_active;
 };
 
 /* Where a warp is: what it copies next. A note's place has the tile in its upper half. */
 enum { MOE_DOWN_TILE = 16 };
 template <class Shape> struct moe_down_ahead {
     uint32_t tile, active, accumulator, segment;
-    uint32_t list;                      /* of the matrix: moe_down_lists */
+    uint32_t list;                      /* of the matrix: moe_down_lists.packed */
     const unsigned char *low;           /* the tile's first row */
+    typename Shape::Weights::line line; /* the matrix' scales, of this lane */
 
     __device__ __forceinline__ struct moe_unit_rows rows(const struct moe_cuda_product &p,
                                                          const struct moe_down_run &run) const
@@ -88,21 +67,24 @@ template <class Shape> struct moe_down_ahead {
         return rows;
     }
 
-    __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_down_run &run)
+    __device__ __forceinline__ void enter(const struct moe_cuda_product &p, const struct moe_down_run &run, int lane)
     {
-        while (active >= run.lists.num_active && tile < run.tiles) {    /* without any chain: to the end */
-            active -= run.lists.num_active;
+        while (active >= run.num_active && tile < run.tiles) {    /* without any chain: to the end */
+            active -= run.num_active;
             tile++;
         }
         if (tile >= run.tiles)
             return;
-        list = run.lists.get(active);
+        list = run.lists->packed[active];
         segment = accumulator;
         low = moe_plane_row(p.up.values, list >> 16, run.first_row + tile * run.rows_of_tile);
+        if (p.up.line_bytes > 0)
+            Shape::Weights::enter(&line, p, list >> 16, lane);
     }
 
     /* To the next unit. Returns what the present one ends. */
-    __device__ __forceinline__ uint32_t advance(const struct moe_cuda_product &p, const struct moe_down_run &run)
+    __device__ __forceinline__ uint32_t advance(const struct moe_cuda_product &p, const struct moe_down_run &run,
+                                                int lane)
     {
         segment += MOE_ACCUMULATORS;
         if (segment < run.segments)
@@ -113,103 +95,107 @@ template <class Shape> struct moe_down_ahead {
             accumulator -= run.accumulators;
             active++;
         }
-        enter(p, run);
+        enter(p, run, lane);
         return MOE_NOTE_ENDS_SUM;
     }
 
-    /* Begin to copy a unit, and to load its scales, and go on to the next. */
-    __device__ __forceinline__ struct moe_small_note begin(unsigned char *unit, typename Shape::Weights::side *side,
-                                                           const struct moe_cuda_product &p,
-                                                           const struct moe_down_run &run, int lane)
+    /* Begin to copy a unit, and to load its scales, and go on to the next. Without a next one bits become 0. */
+    __device__ __forceinline__ void begin(struct moe_small_flight<typename Shape::Weights> *flight,
+                                          const struct moe_cuda_product &p, const struct moe_down_run &run, int lane)
     {
-        struct moe_small_note note = {run.tiles << MOE_DOWN_TILE, 0, 0, 0};
+        flight->note.place = run.tiles << MOE_DOWN_TILE;
+        flight->note.bits = 0;
         if (tile < run.tiles) {
-            note = moe_small_begin<Shape>(unit, side, rows(p, run), segment, run.row_bytes, list & 0xff, lane);
-            note.place = (list >> 8 & 0xff) | tile << MOE_DOWN_TILE;
-            note.bits |= advance(p, run);
+            moe_small_begin<Shape>(flight, line, rows(p, run), segment, run.row_bytes, list & 0xff, lane);
+            flight->note.place = (list >> 8 & 0xff) | tile << MOE_DOWN_TILE;
+            flight->note.bits |= advance(p, run, lane);
         }
-        return note;
+        moe_copy_async_commit();
     }
 };
 
 /* A row's sums for a place, one for each accumulator, `pitch` rows apart. */
 template <uint32_t pitch>
 MOE_DEVICE float moe_down_y(const struct moe_cuda_product &p, const float *parts, uint32_t accumulators,
-                            const struct moe_down_pairs &pairs, uint32_t place, uint32_t r, uint32_t row)
+                            const struct moe_down_lists &lists, uint32_t place, uint32_t r, uint32_t row)
 {
     const float *at = parts + place * accumulators * pitch + r;
     float sum = at[0];
     for (uint32_t j = 1; j < accumulators; j++)
         sum += at[j * pitch];
-    return p.up.bias != NULL ? sum + p.up.bias[(size_t)pairs.experts[place] * p.up.rows + row] : sum;
+    return p.up.bias != NULL ? sum + p.up.bias[(size_t)lists.experts[place] * p.up.rows + row] : sum;
 }
 
-/* Row r of a tile, `row` of out, for token t. */
+/* Row r of a tile, `row` of out, for token t: eight lanes of a warp, which take a slot each and all get the sum of slots
+ * in order. All lanes of the warp together; `there`: the token is live, and the row exists. */
 template <uint32_t pitch>
-MOE_DEVICE void moe_down_token(const struct moe_small_down_params &params, const float *parts, uint32_t accumulators,
-                               const struct moe_down_pairs &pairs, uint32_t t, bool live, uint32_t r, uint32_t row)
+MOE_DEVICE struct moe_sum<1> moe_down_sum(const struct moe_small_down_params &params, const float *parts,
+                                          uint32_t accumulators, const struct moe_down_lists &lists, uint32_t t,
+                                          bool there, uint32_t r, uint32_t row)
 {
     const struct moe_cuda_combine &c = params.combine;
-    const uint32_t begin = t * c.top_k, slots = live ? c.top_k : 0;
+    const uint32_t lane = threadIdx.x % 32;
     struct moe_sum<1> sum = {};
-    for (uint32_t first = 0; first < slots; first += MOE_DOWN_SLOTS) {
-        int32_t place[MOE_DOWN_SLOTS];
-        float y[MOE_DOWN_SLOTS], weight[MOE_DOWN_SLOTS];
+    for (uint32_t first = 0; first < c.top_k; first += MOE_DOWN_SLOTS) {
+        const uint32_t slot = first + lane % MOE_DOWN_SLOTS, pair = t * c.top_k + slot;
+        const int32_t place = there && slot < c.top_k ? lists.places[pair] : (int32_t)MOE_CUDA_SKIPPED;
+        float y = 0.0f;
+        if (place >= 0)
+            y = moe_down_y<pitch>(params.product, parts, accumulators, lists, (uint32_t)place, r, row);
+        else if (place == MOE_CUDA_ZERO)
+            moe_rows_values<1>(&y, c.x, t, row, c.cols);
+        const uint32_t terms = __ballot_sync(0xffffffffu, place != MOE_CUDA_SKIPPED) >> (lane & ~(MOE_DOWN_SLOTS - 1u));
+        const float term = place != MOE_CUDA_SKIPPED ? __fmul_rn(lists.weights[pair], y) : 0.0f;
 #pragma unroll
-        for (uint32_t i = 0; i < MOE_DOWN_SLOTS; i++) {
-            bool there = first + i < slots;
-            place[i] = there ? pairs.places[begin + first + i] : (int32_t)MOE_CUDA_SKIPPED;
-            weight[i] = there ? pairs.weights[begin + first + i] : 0.0f;
+        for (int i = 0; i < MOE_DOWN_SLOTS; i++) {
+            const float next = __shfl_sync(0xffffffffu, term, i, MOE_DOWN_SLOTS);
+            if (terms >> i & 1)
+                moe_sum_term<1>(sum, &next);
         }
-#pragma unroll
-        for (uint32_t i = 0; i < MOE_DOWN_SLOTS; i++)
-            if (place[i] >= 0)
-                y[i] = moe_down_y<pitch>(params.product, parts, accumulators, pairs, (uint32_t)place[i], r, row);
-            else if (place[i] == MOE_CUDA_ZERO)
-                moe_rows_values<1>(&y[i], c.x, t, row, c.cols);
-#pragma unroll
-        for (uint32_t i = 0; i < MOE_DOWN_SLOTS; i++)
-            if (place[i] != MOE_CUDA_SKIPPED)
-                moe_sum_add<1>(sum, &y[i], weight[i]);
     }
-    moe_sum_finish<1>(c, sum, t, live, row);
+    return sum;
 }
 
-/* All chains of a tile have left their sums in parts: all threads of the block. */
+/* All chains of a tile have left their sums in parts: all threads of the block. Eight lanes share a result, for one
+ * thread that adds up the sums of all slots is what everything waits for. */
 template <uint32_t pitch>
 MOE_DEVICE void moe_down_finish(const struct moe_small_down_params &params, const float *parts,
-                                const struct moe_down_run &run, const struct moe_down_pairs &pairs, uint32_t tile,
-                                uint32_t live)
+                                const struct moe_down_run &run, uint32_t tile, uint32_t live)
 {
     const uint32_t begin = tile * run.rows_of_tile;
     const uint32_t rows = run.num_rows - begin < run.rows_of_tile ? run.num_rows - begin : run.rows_of_tile;
-    const uint32_t results = rows * params.combine.num_tokens;
-    for (uint32_t i = threadIdx.x; i < results; i += blockDim.x) {
-        uint32_t t = i / rows, r = i - t * rows;
-        moe_down_token<pitch>(params, parts, run.accumulators, pairs, t, t < live, r, run.first_row + begin + r);
+    const uint32_t results = rows * params.combine.num_tokens, lanes = (results * MOE_DOWN_SLOTS + 31) & ~31u;
+    for (uint32_t i = threadIdx.x; i < lanes; i += blockDim.x) {
+        const uint32_t t = i / MOE_DOWN_SLOTS / rows, r = i / MOE_DOWN_SLOTS - t * rows, row = run.first_row + begin + r;
+        const bool exists = i / MOE_DOWN_SLOTS < results;
+        struct moe_sum<1> sum =
+            moe_down_sum<pitch>(params, parts, run.accumulators, *run.lists, t, exists && t < live, r, row);
+        if (exists && i % MOE_DOWN_SLOTS == 0)
+            moe_sum_finish<1>(params.combine, sum, t, t < live, row);
     }
 }
 
-MOE_DEVICE void moe_down_load_pairs(struct moe_down_pairs *pairs, const struct moe_small_down_params &params)
+/* By all threads: what may be there of each index is asked for at once (small.cuh). */
+MOE_DEVICE void moe_down_load(struct moe_down_lists *lists, const struct moe_small_down_params &params)
 {
     const struct moe_cuda_combine &c = params.combine;
     const struct moe_cuda_pairs &plan = params.product.pairs;
-    const uint32_t i = threadIdx.x;
-    if (i < c.num_tokens * c.top_k) {
-        pairs->places[i] = c.places[i];
-        pairs->weights[i] = moe_sum_weight(c, i, c.places[i] == MOE_CUDA_ZERO);
+    for (uint32_t i = threadIdx.x; i < MOE_DOWN_PAIRS; i += blockDim.x) {
+        const bool pair = i < c.num_tokens * c.top_k, matrix = i < moe_small_matrices(plan);
+        const int32_t place = pair ? __ldcg(&c.places[i]) : (int32_t)MOE_CUDA_SKIPPED;
+        const float weight = pair && c.weights != NULL ? __ldcg(&c.weights[i]) : 1.0f;
+        const uint32_t start = matrix ? moe_pairs_start(plan, i) : 0, end = matrix ? moe_pairs_start(plan, i + 1) : 0;
+        const uint32_t expert = matrix ? moe_pairs_matrix(plan, i) : 0, num_active = moe_pairs_active(plan);
+        lists->places[i] = place;
+        lists->weights[i] = c.weight_on_input && place != MOE_CUDA_ZERO ? 1.0f : weight;
+        if (i == 0)
+            lists->num_active = num_active;
+        if (i >= num_active)
+            continue;
+        lists->packed[i] = expert << 16 | start << 8 | (end - start);
+        for (uint32_t p = start; p < end; p++)
+            lists->experts[p] = expert;
     }
-    if (i < (uint32_t)*plan.num_active)
-        for (int32_t place = plan.starts[i]; place < plan.starts[i + 1]; place++)
-            pairs->experts[place] = (uint32_t)plan.active[i];
-}
-
-/* The lists of the plan may be read from here on: they come from a kernel before the last one, but that may not be done
- * either where launches overlap. What a kernel before it is known to have waited for can be read earlier: then weights
- * are on their way before h is there. */
-MOE_DEVICE void moe_down_wait_for_plan(void)
-{
-    moe_wait_for_previous();
 }
 
 template <class Shape>
@@ -222,11 +208,12 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     constexpr uint32_t pitch = tiles * MOE_TILE_ROWS;
     const struct moe_cuda_product &p = params.product;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    unsigned char *unit = moe_dynamic_shared() + warp * Shape::warp_bytes;
-    float2 *table = (float2 *)(unit + Shape::unit_bytes);
+    struct moe_small_flight<Weights> flight;
+    flight.unit = moe_dynamic_shared() + warp * Shape::warp_bytes;
+    float2 *table = (float2 *)(flight.unit + Shape::unit_bytes);
     unsigned char *beside = moe_dynamic_shared() + blockDim.x / 32 * Shape::warp_bytes;
-    struct moe_down_pairs &pairs = *(struct moe_down_pairs *)beside;
-    float *parts = (float *)(&pairs + 1);    /* a tile's sums by place, accumulator, row; the next tile's */
+    struct moe_down_lists *lists = (struct moe_down_lists *)beside;
+    float *parts = (float *)(lists + 1);    /* a tile's sums by place, accumulator, row; the next tile's */
 
     struct moe_down_run run;
     run.first_row = blockIdx.x * params.rows_of_block;
@@ -239,43 +226,50 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     run.jump_matrices = blockDim.x / 32 / run.accumulators;
     run.jump_accumulators = blockDim.x / 32 % run.accumulators;
     const uint32_t buffer_floats = p.pairs.num_pairs * run.accumulators * pitch;
-    moe_let_next_start();
-    moe_down_wait_for_plan();
+    if (!p.planned) {
+        moe_wait_for_previous();
+        moe_let_next_start();
+    }
 
-    run.lists.load(p.pairs, lane);
+    moe_down_load(lists, params);
+    __syncthreads();
+    run.lists = lists;
+    run.num_active = lists->num_active;
     struct moe_down_ahead<Shape> ahead;
     ahead.tile = 0;
     ahead.active = warp / run.accumulators;
     ahead.accumulator = warp % run.accumulators;
-    ahead.enter(p, run);
-    typename Weights::side side;
-    struct moe_small_note next = ahead.begin(unit, &side, p, run, lane);
-    moe_wait_for_previous();
-    moe_down_load_pairs(&pairs, params);
+    ahead.enter(p, run, lane);
+    ahead.begin(&flight, p, run, lane);
+    if (p.planned) {
+        moe_wait_for_previous();
+        moe_let_next_start();
+    }
     const uint32_t live = moe_live_tokens(params.combine.live_tokens, params.combine.num_tokens);
 
-    float acc[tiles][4] = {};
-    struct moe_tokens<Weights, true> tokens;
+    float acc[1][tiles][4] = {};
+    typename Shape::tokens tokens;
     tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
     uint32_t tile = 0, parity = 0;    /* the tile that is not finished yet, and its buffer */
     for (;;) {
-        const struct moe_small_note note = next;
+        const struct moe_small_note note = flight.note;
         for (; tile < note.place >> MOE_DOWN_TILE; tile++) {
             __syncthreads();
-            moe_down_finish<pitch>(params, parts + parity * buffer_floats, run, pairs, tile, live);
+            moe_down_finish<pitch>(params, parts + parity * buffer_floats, run, tile, live);
             parity ^= 1;
         }
         if (note.bits == 0)
             return;
         const uint32_t start = note.place & 0xff, num_tokens = note.bits & MOE_NOTE_TOKENS;
         const uint32_t place = start + (g < (int)num_tokens ? g : 0);
-        tokens.take((const uint4 *)moe_result_x(p, place) + t + note.segment * (MOE_SEGMENT / 8), lane);
+        const uint4 *const x[1] = {(const uint4 *)moe_result_x(p, place) + t};
+        tokens.take(x, note.segment * (MOE_SEGMENT / 8), 1, lane);
         moe_copy_async_wait<0>();
         __syncwarp();
-        const struct moe_small_unit<Shape> w(unit, p, note, table, side, lane);
-        moe_multiply<Weights, tiles>(acc, tokens, w.at, w.steps, lane);
+        const struct moe_small_unit<Shape> w(flight, p, table, lane);
+        moe_multiply<1>(acc, tokens, w.at, w.steps, lane);
         __syncwarp();
-        next = ahead.begin(unit, &side, p, run, lane);
+        ahead.begin(&flight, p, run, lane);
         if (!(note.bits & MOE_NOTE_ENDS_SUM))
             continue;
         float *kept = parts + parity * buffer_floats + note.segment % MOE_ACCUMULATORS * pitch;
@@ -285,8 +279,8 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
 #pragma unroll
             for (int m = 0; m < tiles; m++) {
                 if (token < num_tokens)
-                    kept[(start + token) * run.accumulators * pitch + i / 2 * 8 * tiles + 8 * m + g] = acc[m][i];
-                acc[m][i] = 0.0f;
+                    kept[(start + token) * run.accumulators * pitch + i / 2 * 8 * tiles + 8 * m + g] = acc[0][m][i];
+                acc[0][m][i] = 0.0f;
             }
         }
     }
@@ -306,11 +300,12 @@ static cudaError_t moe_small_down_launch(const struct moe_cuda_product *product,
         return cudaErrorInvalidValue;
     if (combine->num_tokens == 0)
         return cudaSuccess;
+    Shape::Weights::find_lines(&params.product);
     params.rows_of_block = (rows + product->multiprocessors - 1) / product->multiprocessors;
     uint32_t tiles = (params.rows_of_block + most - 1) / most;
     params.rows_of_tile = (params.rows_of_block + tiles - 1) / tiles;
     size_t part_bytes = (size_t)product->pairs.num_pairs * accumulators * most * sizeof(float);
-    size_t beside = sizeof(struct moe_down_pairs) + (tiles > 1 ? 2 : 1) * part_bytes;
+    size_t beside = sizeof(struct moe_down_lists) + (tiles > 1 ? 2 : 1) * part_bytes;
     while (warps > 1 && warps * Shape::warp_bytes + beside > product->shared_bytes)
         warps--;
     uint32_t blocks = (rows + params.rows_of_block - 1) / params.rows_of_block;

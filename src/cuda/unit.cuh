@@ -13,6 +13,7 @@
 //                      codes, here two products for all rows of a unit. Not beside offset, whose term can hold it
 //     struct side      what a lane needs of scales that lie apart from the values; empty for blocks that hold their own
 //     fetch(...)       begin to load it, when the copy of the unit begins
+//     line, ...        the same for scales whose places make it cheap, see planes.cuh
 //     scales(...)      fill table[group of the segment][row of the unit] = (scale, term), all lanes of a warp together:
 //                      sum over c of w[c] x[c] = scale * sum of code[c] x[c] + term * sum of x[c]
 //     load(...)        the codes of rows g and g + 8 in columns 32 q .. 32 q + 31 as operands of two steps
@@ -59,6 +60,7 @@ MOE_DEVICE void moe_unit_copy_chunks(unsigned char *unit, const struct moe_unit_
 {
     constexpr uint32_t num_rows = tiles * MOE_TILE_ROWS;
     const uint32_t at = 16 * (first + (uint32_t)lane % lanes);
+    const struct moe_copy_place to = moe_copy_to(unit + (uint32_t)lane / lanes * Weights::pitch + at);
 #pragma unroll
     for (uint32_t k = 0; k < num_rows; k += 32 / lanes) {
         const uint32_t i = k + (uint32_t)lane / lanes, r = i / 16 * 8 + i % 8;
@@ -68,7 +70,7 @@ MOE_DEVICE void moe_unit_copy_chunks(unsigned char *unit, const struct moe_unit_
             (i % 16 < 8 ? rows.low + r * rows.low_stride : rows.high + r * rows.high_stride) + begin;
         const uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)from & 15);
         if (16 * (first + lanes) <= Weights::segment_bytes || at < skew + Weights::segment_bytes)
-            moe_copy_async_16(unit + i * Weights::pitch + at, from - skew + at, 16);
+            moe_copy_async_16_once(to, k * Weights::pitch, from - skew + at, 16);
     }
 }
 
@@ -95,10 +97,11 @@ template <class Weights>
 MOE_DEVICE void moe_unit_copy_row(unsigned char *to, const unsigned char *from, uint32_t bytes, int lane)
 {
     constexpr uint32_t chunks = (Weights::segment_bytes + (Weights::aligned ? 0 : 15) + 15) / 16;
+    const struct moe_copy_place place = moe_copy_to(to);
     uint32_t skew = Weights::aligned ? 0 : (uint32_t)((uintptr_t)from & 15), end = skew + bytes;
     for (uint32_t chunk = lane % 8; chunk < chunks; chunk += 8) {
         uint32_t at = 16 * chunk, valid = at < end ? (end - at < 16 ? end - at : 16) : 0;
-        moe_copy_async_16(to + at, from - skew + (valid > 0 ? at : 0), valid);
+        moe_copy_async_16_once(place, at, from - skew + (valid > 0 ? at : 0), valid);
     }
 }
 

@@ -38,20 +38,24 @@ template <class Weights> struct moe_wide_choice {
     typedef moe_wide_shape<Weights, scaled ? 3 : 2, !scaled ? 160 : small ? 96 : 64> few;
 };
 
-/* How a launch divides a block: warps that it has, warps that share an item, sums that meet in shared memory. */
+/* How a launch divides a block: warps that it has, warps that share an item, buffers of their partial sums; shared
+ * memory in front of the lists. */
 struct moe_small_plan {
-    uint32_t warps, split, parts;
+    uint32_t warps, split, buffers;
+    size_t bytes;
 };
 
 /* Warps that share an item: as many as keep all warps busy, within 7 %, since a warp that keeps to one segment
  * keeps its tokens in registers. Two things leave warps idle: a matrix of 768 columns has 3 units in a row, so that
- * two warps have 2 and 1; and the last items of a call do not go round. */
+ * two warps have 2 and 1; and the last items of a call do not go round. Shared memory has to have room: a second buffer
+ * saves a barrier an item, a tenth of the time (ncu). Without any way bytes are 0. */
+template <class Shape>
 static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product *product, uint32_t warps,
-                                                   uint32_t items)
+                                                   uint32_t items, size_t most_bytes)
 {
     const uint32_t segments = (product->up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT;
     const uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : (uint32_t)MOE_ACCUMULATORS;
-    struct moe_small_plan best = {warps, 1, warps * accumulators};
+    struct moe_small_plan best = {warps, 1, 0, 0};
     double best_busy = 0;
     for (uint32_t split = 1; split <= accumulators && split <= warps; split++) {
         const uint32_t groups = warps / split, parts = groups * accumulators;
@@ -59,11 +63,16 @@ static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product
         uint32_t units = 0;
         for (uint32_t j = 0; j < accumulators; j += split)    /* of the warp that has the most, that of accumulator 0 */
             units += (segments - j + MOE_ACCUMULATORS - 1) / MOE_ACCUMULATORS;
-        const double busy = (double)items * segments / ((double)rounds * units * warps * product->multiprocessors);
-        if (split > 1 && (busy * 1.07 < best_busy || parts > MOE_SMALL_PARTS))
+        double busy = (double)items * segments / ((double)rounds * units * warps * product->multiprocessors);
+        uint32_t buffers = 2;
+        if (Shape::shared_bytes(warps, parts * buffers) > most_bytes)
+            buffers = 1, busy *= 0.9;
+        const size_t bytes = Shape::shared_bytes(warps, parts * buffers);
+        if (bytes > most_bytes || busy * 1.07 < best_busy || (split > 1 && parts > MOE_SMALL_PARTS))
             continue;
         best.split = split;
-        best.parts = parts;
+        best.buffers = buffers;
+        best.bytes = bytes;
         best_busy = busy > best_busy ? busy : best_busy;
     }
     return best;
@@ -72,18 +81,24 @@ static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product
 template <class Shape>
 static cudaError_t moe_small_launch(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
 {
-    const uint32_t rows_of_item = Shape::tiles * (product->gated ? 8 : 16), pairs = product->pairs.num_pairs;
+    const uint32_t rows_of_item = Shape::tiles * (product->gated ? 8 : 16);
     const uint32_t row_tiles = (product->up.rows + rows_of_item - 1) / rows_of_item;
-    const uint32_t matrices = pairs < product->pairs.num_matrices ? pairs : product->pairs.num_matrices;
-    struct moe_small_plan plan = moe_small_plan(product, Shape::warps, matrices * row_tiles);
-    while (plan.warps > 1 && Shape::shared_bytes(plan.warps, plan.parts) > product->shared_bytes)
-        plan = moe_small_plan(product, plan.warps / 2, matrices * row_tiles);
+    const uint32_t matrices = moe_small_matrices(product->pairs);
+    const size_t list_bytes = moe_small_lists::bytes(product->pairs);
+    const size_t most_bytes = product->shared_bytes > list_bytes ? product->shared_bytes - list_bytes : 0;
+    struct moe_small_plan plan = moe_small_plan<Shape>(product, Shape::warps, matrices * row_tiles, most_bytes);
+    while (plan.warps > 1 && plan.bytes == 0)
+        plan = moe_small_plan<Shape>(product, plan.warps / 2, matrices * row_tiles, most_bytes);
+    if (plan.bytes == 0)
+        return cudaErrorInvalidValue;
     const uint32_t turns = plan.warps / plan.split * product->multiprocessors * MOE_SMALL_TURNS;
     const uint32_t chunk = matrices * row_tiles / turns;
     const bool alike = product->pairs.tokens_of <= 8 * Shape::columns;    /* all items take as long */
-    struct moe_small_params params = {*product, plan.split, row_tiles, alike ? 0 : chunk > 0 ? chunk : 1};
+    struct moe_small_params params = {*product, plan.split, row_tiles, alike ? 0 : chunk > 0 ? chunk : 1,
+                                      plan.buffers, (uint32_t)plan.bytes};
+    Shape::Weights::find_lines(&params.product);
     return moe_launch(moe_small_kernel<Shape>, product->multiprocessors, plan.warps * 32,
-                      Shape::shared_bytes(plan.warps, plan.parts), stream, overlap, params);
+                      plan.bytes + list_bytes, stream, overlap, params);
 }
 
 template <class Weights> struct moe_weights_kernels {
@@ -114,8 +129,7 @@ template <class Weights> struct moe_weights_kernels {
     /* Whether items of two tiles are enough to keep all warps busy. */
     static bool has_many_items(const struct moe_cuda_product *product)
     {
-        const uint32_t pairs = product->pairs.num_pairs, all = product->pairs.num_matrices;
-        const uint64_t items = (uint64_t)(pairs < all ? pairs : all) * (product->up.rows / MOE_TILE_ROWS);
+        const uint64_t items = (uint64_t)moe_small_matrices(product->pairs) * (product->up.rows / MOE_TILE_ROWS);
         return product->gated && items >= (uint64_t)MOE_SMALL_MANY * product->multiprocessors;
     }
 

@@ -48,9 +48,9 @@ struct moe_weights_mxfp4 : moe_no_planes {
      * flipped the others do. */
     static __device__ __forceinline__ void codes(uint32_t *a, uint32_t swapped)
     {
-        const uint32_t positive[2] = {moe_permute_table(0x43424140u), moe_permute_table(0x4c484644u)};
-        const uint32_t negative[2] = {moe_permute_table(0x3d3e3f40u), moe_permute_table(0x34383a3cu)};
-        const uint32_t odd = moe_permute_table(MOE_CODES_ODD);
+        const uint32_t positive[2] = {moe_own_register(0x43424140u), moe_own_register(0x4c484644u)};
+        const uint32_t negative[2] = {moe_own_register(0x3d3e3f40u), moe_own_register(0x34383a3cu)};
+        const uint32_t odd = moe_own_register(MOE_CODES_ODD);
         uint32_t flipped = swapped ^ 0x88888888u;
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++) {

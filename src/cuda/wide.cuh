@@ -240,13 +240,13 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     unsigned char *unaligned = moe_dynamic_shared();
     unsigned char *shared = unaligned + (-moe_shared_address(unaligned) & 1023);
     const uint32_t barriers = moe_shared_address(shared + params.barriers_at);
-    moe_let_next_start();
     if (threadIdx.x < MOE_WIDE_BARRIERS) {
         const uint32_t i = threadIdx.x;
         const bool arrived = i < MOE_WIDE_FREE || (i >= MOE_WIDE_UNIT_ARRIVED && i < MOE_WIDE_UNIT_FREE);
         moe_phase_init(barriers + 8 * i, i >= MOE_WIDE_TILE ? 1 : arrived ? MOE_WIDE_COPIERS : Shape::warps);
     }
     moe_wait_for_previous();
+    moe_let_next_start();
     const uint32_t items =
         moe_large_list_fill<Shape::tokens>(moe_large_list_at(shared + params.list_at, p.pairs.num_matrices), p.pairs,
                                            params.row_tiles, (uint32_t *)(shared + params.warps_at));

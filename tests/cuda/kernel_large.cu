@@ -64,7 +64,7 @@ static __device__ __forceinline__ void operands(uint32_t a[8], const int low[8],
 
 /* Blocks of 32 columns: `groups` (scale, term) in bf16, or a scale only, and 16 bytes of codes 0 .. 15. Two groups:
  * each is a step of 16 columns. */
-template <int groups, bool terms> struct nibbles {
+template <int groups, bool terms> struct nibbles : moe_no_lines {
     static constexpr uint32_t head = groups * (terms ? 4 : 2), block = head + 16, segment_bytes = 8 * block;
     static constexpr uint32_t pitch = (segment_bytes + 31 + 15) / 16 * 16;
     static constexpr bool aligned = false, offset = terms;
@@ -133,7 +133,7 @@ template <int groups, bool terms> struct nibbles {
 };
 
 /* One byte a value, aligned; scales f32 apart, one for `group` columns. With terms, a value is scale * (code + 2). */
-template <int group_, bool terms> struct bytes_of {
+template <int group_, bool terms> struct bytes_of : moe_no_lines {
     static constexpr uint32_t segment_bytes = 256, pitch = 288;
     static constexpr bool aligned = true, offset = terms;
     static constexpr uint32_t centre = 0;

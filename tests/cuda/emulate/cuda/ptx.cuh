@@ -10,6 +10,11 @@
 
 #define MOE_DEVICE static inline
 
+MOE_DEVICE uint32_t moe_own_register(uint32_t value)
+{
+    return value;
+}
+
 /* ---- tensor cores. Sums are in double, rounded once: inside an mma the hardware has an order of its own ---- */
 
 MOE_DEVICE void moe_mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, MOE_EMULATE_SITE)
@@ -27,6 +32,22 @@ MOE_DEVICE uint32_t moe_shared_address(const void *shared)
 MOE_DEVICE void moe_copy_async_16(void *shared, const void *global, uint32_t bytes, MOE_EMULATE_SITE)
 {
     moe_emulate_copy_async(shared, global, bytes, MOE_EMULATE_HERE);
+}
+
+struct moe_copy_place {
+    unsigned char *address;
+};
+
+MOE_DEVICE struct moe_copy_place moe_copy_to(void *shared)
+{
+    struct moe_copy_place place = {(unsigned char *)shared};
+    return place;
+}
+
+MOE_DEVICE void moe_copy_async_16_once(const struct moe_copy_place &place, uint32_t offset, const void *global,
+                                       uint32_t bytes, MOE_EMULATE_SITE)
+{
+    moe_emulate_copy_async(place.address + offset, global, bytes, MOE_EMULATE_HERE);
 }
 
 MOE_DEVICE void moe_copy_async_commit(void)
@@ -64,11 +85,6 @@ MOE_DEVICE uint32_t moe_permute(uint32_t a, uint32_t b, uint32_t selector)
         d |= (nibble < 8 ? byte : byte >> 7 != 0 ? 0xff : 0) << 8 * i;
     }
     return d;
-}
-
-MOE_DEVICE uint32_t moe_permute_table(uint32_t constant)
-{
-    return constant;
 }
 
 /* ---- pairs of bf16, the first in the low half ---- */
