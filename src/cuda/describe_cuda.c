@@ -3,7 +3,6 @@
 #include <stdio.h>
 
 #include "cuda/layer_cuda.h"
-#include "cuda/regime.h"
 
 struct telling {
     const struct moe_cuda_layer *layer;
@@ -17,17 +16,18 @@ static void tell_product(const struct telling *telling, const char *key, const s
 {
     static const char *const names[] = {
         [MOE_CUDA_SMALL] = "small", [MOE_CUDA_LARGE] = "large", [MOE_CUDA_WIDE] = "wide"};
-    const enum moe_cuda_way way = moe_layer_cuda_way(telling->layer, weights, &product);
+    bool has_wide;
+    const enum moe_cuda_way way = moe_layer_cuda_way(telling->layer, weights, &product, &has_wide);
+    const enum moe_cuda_way other = way != MOE_CUDA_SMALL ? MOE_CUDA_SMALL : has_wide ? MOE_CUDA_WIDE : MOE_CUDA_LARGE;
     const struct moe_cuda_regime regime = moe_cuda_regime(&product);
-    const bool small = way == MOE_CUDA_SMALL;
     char text[240];
     if (weights->large == NULL)
         snprintf(text, sizeof text, "small (%s): weights are dequantised on the way, which large does not do",
                  weights->name);
     else
-        snprintf(text, sizeof text, "%s (%s): %.0f rows of weights through each of %u multiprocessors; %s: %.0f",
-                 names[way], weights->name, small ? regime.small : regime.large, (unsigned)product.multiprocessors,
-                 small ? "large" : "small", small ? regime.large : regime.small);
+        snprintf(text, sizeof text,
+                 "%s (%s): as long as %.0f rows of bf16 through each of %u multiprocessors; %s: %.0f", names[way],
+                 weights->name, regime.rows[way], (unsigned)product.multiprocessors, names[other], regime.rows[other]);
     telling->line(telling->user, key, text);
 }
 

@@ -15,7 +15,6 @@
 #include "cuda/finish.h"
 #include "cuda/layer_cuda.h"
 #include "cuda/prepare.h"
-#include "cuda/regime.h"
 
 enum { CARVE_ALIGN = 256 };
 
@@ -215,16 +214,16 @@ static void route(struct call *call)
 }
 
 enum moe_cuda_way moe_layer_cuda_way(const struct moe_cuda_layer *layer, const struct moe_cuda_weights *weights,
-                                     struct moe_cuda_product *product)
+                                     struct moe_cuda_product *product, bool *has_wide)
 {
     const struct moe_cuda *device = layer->device;
     product->multiprocessors = (uint32_t)device->num_sms;
     product->shared_bytes = (uint32_t)device->shared_per_block;
-    if (weights->large == NULL || !moe_cuda_prefers_large(product))
-        return MOE_CUDA_SMALL;
     const bool wide = device->capability == 90 && weights->wide != NULL &&
                       product->pairs.num_pairs > MOE_DOWN_PAIRS && weights->wide_takes(product);
-    return wide ? MOE_CUDA_WIDE : MOE_CUDA_LARGE;
+    if (has_wide != NULL)
+        *has_wide = wide;
+    return moe_cuda_choose(product, weights->large != NULL, wide);
 }
 
 /* The order of a product's x. */
@@ -232,13 +231,13 @@ static int32_t order_of(const struct call *call, const struct moe_cuda_weights *
                         const struct moe_cuda_product *product)
 {
     struct moe_cuda_product asked = *product;
-    return weights->order | (moe_layer_cuda_way(call->layer, weights, &asked) == MOE_CUDA_WIDE ? MOE_ORDER_STEPS : 0);
+    return weights->order | (moe_layer_cuda_way(call->layer, weights, &asked, NULL) == MOE_CUDA_WIDE ? MOE_ORDER_STEPS : 0);
 }
 
 /* One product of a set, for pairs or for all tokens. */
 static void multiply(struct call *call, const struct moe_cuda_weights *weights, struct moe_cuda_product *product)
 {
-    const enum moe_cuda_way way = moe_layer_cuda_way(call->layer, weights, product);
+    const enum moe_cuda_way way = moe_layer_cuda_way(call->layer, weights, product, NULL);
     moe_cuda_product_fn *run = way == MOE_CUDA_WIDE    ? weights->wide
                                : way == MOE_CUDA_LARGE ? weights->large
                                                        : weights->small;
@@ -426,7 +425,7 @@ static void combine(struct call *call, const struct moe_cuda_combine *what, bool
     if (call->error != cudaSuccess)
         return;
     if (of_experts && sums_in_down(call)) {
-        moe_layer_cuda_way(call->layer, call->layer->experts.out, &call->down);    /* for the device's sizes */
+        moe_layer_cuda_way(call->layer, call->layer->experts.out, &call->down, NULL);    /* for the device's sizes */
         go_on(call, call->layer->experts.out->down(&call->down, what, call->ctx->stream, call->begun));
     } else {
         go_on(call, moe_cuda_combine(what, call->ctx->stream, call->begun));

@@ -5,6 +5,7 @@
 
 #include "cuda/cuda.h"
 #include "cuda/kernels.h"
+#include "cuda/regime.h"
 #include "cuda/route.h"
 
 /* A set of experts as products take it. */
@@ -42,11 +43,10 @@ enum moe_status moe_layer_cuda_route(void *ctx, const void *state, const struct 
 enum moe_status moe_layer_cuda_combine(void *ctx, const void *state, const struct moe_layer_io *io,
                                        struct moe_stats *stats);
 
-/* forward_cuda.c. The kernels of a product: see small.cuh, large.cuh, wide.cuh. Which of them makes one, whose sizes of
- * the device are filled in; large and wide leave what does not fit them to small. */
-enum moe_cuda_way { MOE_CUDA_SMALL, MOE_CUDA_LARGE, MOE_CUDA_WIDE };
+/* forward_cuda.c. Which kernel makes a product, whose sizes of the device are filled in; large leaves what does not fit it
+ * to small. has_wide: whether wide was a choice; NULL: that is not asked. */
 enum moe_cuda_way moe_layer_cuda_way(const struct moe_cuda_layer *layer, const struct moe_cuda_weights *weights,
-                                     struct moe_cuda_product *product);
+                                     struct moe_cuda_product *product, bool *has_wide);
 
 /* forward_cuda.c. Whether down of the experts and the sum over slots are one launch, which takes eight pairs of a
  * matrix. distinct: no matrix has two slots of a token. */

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: MIT
-// small.cuh reads the weights of a matrix once for each 16 tokens (again from the second cache, at about the same
-// rate), and keeps every multiprocessor busy with the smallest matrices. large.cuh reads them once for 128 tokens, but
-// in tiles that a multiprocessor has to itself. Bits do not depend on the choice (call.h), only time does. wide.cuh is
-// faster than large.cuh, but taken in the same cases: where it begins to be faster than small has not been measured.
+// small.cuh reads the weights of a matrix once for each 16 tokens (again from the second cache), and keeps every
+// multiprocessor busy with the smallest matrices. The others read them once for 64 to 160 tokens, but in tiles that a
+// multiprocessor has to itself.
+//
+// The figures are fits, within 20 %, to an H200 in November 2026: gate and up of 128 experts of 2048 x 768, 4 to 32 tokens
+// each; bf16, E4M3, 4 bits with scales of 32 and 128 columns, Q4_K; in us, where small takes 192 for 4 tokens in bf16:
+//
+//     tokens         4: small wide large    8              16              32
+//     bf16             193   228   272     198  230  279   300  232  288   485  244  311
+//     E4M3 128         122   175   345     156  177  362   275  201  392   480  230  439
+//     int4 128         101   198   200     122  202  210   221  229  248   385  269  317
+//     MXFP4            116   233   279     150  236  285   234  260  315   392  300  366
+//     Q4_K             112   201   256     147  205  265   255  236  309   443  292  383
 #include "cuda/regime.h"
 
 enum {
-    PASS_TOKENS = 16,       /* of small */
-    TILE_ROWS = 192,        /* of large; bf16's, other formats' tiles have about as many rows times tokens */
-    TILE_TOKENS = 128,
-    BALANCED_TOKENS = 96    /* of a tile: with more, its products take longer than its weights are on their way */
+    LARGE_ROWS = 192,       /* of a tile; bf16's, other formats' tiles have about as many rows times tokens */
+    LARGE_TOKENS = 128,
+    LARGE_BALANCED = 96,    /* tokens of a tile: with more, its products take longer than its weights are on their way */
+    WIDE_ROWS = 192,        /* of codes with scales, nearly always; of others 128 */
+    WIDE_TOKENS = 96
 };
-
-/* Passes that the last tokens of a matrix cost beyond the mean, where it is one of many: each has some more or
- * fewer. */
-static const double uneven = 0.4;
-
-/* Rings fill, and tiles are stored, while nothing is multiplied. */
-static const double fill = 1.15;
 
 /* For numbers of pieces, far below 2^64. */
 static double round_up(double value)
@@ -31,28 +34,47 @@ static double at_least(double value, double bound)
     return value < bound ? bound : value;
 }
 
+static double at_most(double value, double bound)
+{
+    return value > bound ? bound : value;
+}
+
+/* Rows that a multiprocessor has of tiles: blocks take them in turns, and the last turn takes as long as the others. */
+static double rows_of_tiles(const struct moe_cuda_product *product, double matrices, double tokens, double rows,
+                            double tile_tokens, double tile_rows)
+{
+    const double tiles = matrices * round_up(tokens / tile_tokens) * round_up(rows / tile_rows);
+    return round_up(tiles / product->multiprocessors) * tile_rows;
+}
+
 struct moe_cuda_regime moe_cuda_regime(const struct moe_cuda_product *product)
 {
     const double pairs = product->pairs.num_pairs, all = product->pairs.num_matrices;
     const double matrices = pairs < all ? pairs : all, multiprocessors = product->multiprocessors;
     const double rows = (double)product->up.rows * (product->gated ? 2 : 1);
-    struct moe_cuda_regime regime = {0, 0, 0};
-    if (matrices == 0 || rows == 0 || multiprocessors == 0)
+    struct moe_cuda_regime regime = {0, {0}};
+    if (matrices == 0 || rows == 0 || product->up.cols == 0 || multiprocessors == 0)
         return regime;
-    regime.tokens_of = pairs / matrices;
-    const double mean = regime.tokens_of / PASS_TOKENS;
-    const double passes = matrices > 1 ? at_least(mean + uneven, 1) : round_up(mean);
-    regime.small = matrices * passes * rows / multiprocessors;
+    const double tokens = regime.tokens_of = pairs / matrices;
+    const double bytes = at_least((double)product->up.values.stride / product->up.cols, 0.125);    /* of a weight */
 
-    /* Blocks take tiles in turns, and the last turn takes as long as the others. */
-    const double tiles = matrices * round_up(regime.tokens_of / TILE_TOKENS) * round_up(rows / TILE_ROWS);
-    const double tokens = regime.tokens_of < TILE_TOKENS ? regime.tokens_of : TILE_TOKENS;
-    regime.large = round_up(tiles / multiprocessors) * TILE_ROWS * at_least(tokens / BALANCED_TOKENS, 1) * fill;
+    /* Memory, or instructions: to take weights apart, more of them where there are more bytes, and for each token. */
+    regime.rows[MOE_CUDA_SMALL] =
+        matrices * rows / multiprocessors * at_least(bytes / 2, 0.15 + 0.13 * bytes + 0.065 * tokens);
+
+    regime.rows[MOE_CUDA_LARGE] = rows_of_tiles(product, matrices, tokens, rows, LARGE_TOKENS, LARGE_ROWS) * 1.4 *
+                                  at_least(at_most(tokens, LARGE_TOKENS) / LARGE_BALANCED, 1);
+
+    /* The second cache for bf16; for others the time of a step, whatever its tokens, longest where codes are small. */
+    regime.rows[MOE_CUDA_WIDE] =
+        rows_of_tiles(product, matrices, tokens, rows, WIDE_TOKENS, bytes < 2 ? WIDE_ROWS : 128) *
+        at_least(0.6 * bytes, 0.7 + 0.25 / bytes + 0.01 * at_most(tokens, WIDE_TOKENS));
     return regime;
 }
 
-bool moe_cuda_prefers_large(const struct moe_cuda_product *product)
+enum moe_cuda_way moe_cuda_choose(const struct moe_cuda_product *product, bool has_large, bool has_wide)
 {
     const struct moe_cuda_regime regime = moe_cuda_regime(product);
-    return regime.large < regime.small;
+    const enum moe_cuda_way other = has_wide ? MOE_CUDA_WIDE : MOE_CUDA_LARGE;
+    return (has_large || has_wide) && regime.rows[other] < regime.rows[MOE_CUDA_SMALL] ? other : MOE_CUDA_SMALL;
 }

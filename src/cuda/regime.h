@@ -9,16 +9,19 @@
 extern "C" {
 #endif
 
-/* What both kernels are expected to take, in rows of weights that one multiprocessor streams: the same number means the
- * same time. Counted for pairs that spread evenly over the matrices. */
+/* The kernels of a product: see small.cuh, large.cuh, wide.cuh. All give the same bits. */
+enum moe_cuda_way { MOE_CUDA_SMALL, MOE_CUDA_LARGE, MOE_CUDA_WIDE, MOE_CUDA_WAYS };
+
+/* What each is expected to take, in rows of bf16 that one multiprocessor streams in the same time. Counted for pairs
+ * that spread evenly over the matrices. */
 struct moe_cuda_regime {
     double tokens_of;          /* pairs of a matrix that has any */
-    double small, large;
+    double rows[MOE_CUDA_WAYS];
 };
 struct moe_cuda_regime moe_cuda_regime(const struct moe_cuda_product *product);
 
-/* large rather than small. Both give the same bits. */
-bool moe_cuda_prefers_large(const struct moe_cuda_product *product);
+/* The fastest of small and, if they serve the product, wide or else large. */
+enum moe_cuda_way moe_cuda_choose(const struct moe_cuda_product *product, bool has_large, bool has_wide);
 
 #ifdef __cplusplus
 }

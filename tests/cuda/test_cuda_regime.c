@@ -16,6 +16,7 @@ static struct moe_cuda_product product(uint32_t matrices, uint32_t tokens, uint3
     memset(&p, 0, sizeof p);
     p.up.rows = rows;
     p.up.cols = 2048;
+    p.up.values.stride = 2048 * 2;
     p.gated = p.activated = gated;
     p.pairs.num_matrices = matrices;
     p.pairs.num_pairs = tokens * top_k;
@@ -27,7 +28,10 @@ static struct moe_cuda_product product(uint32_t matrices, uint32_t tokens, uint3
 static bool large(uint32_t matrices, uint32_t tokens, uint32_t top_k, uint32_t rows, bool gated)
 {
     struct moe_cuda_product p = product(matrices, tokens, top_k, rows, gated);
-    return moe_cuda_prefers_large(&p);
+    const enum moe_cuda_way way = moe_cuda_choose(&p, true, false);
+    assert_true(way == MOE_CUDA_SMALL || way == MOE_CUDA_LARGE);
+    assert_true(moe_cuda_choose(&p, false, false) == MOE_CUDA_SMALL);
+    return way == MOE_CUDA_LARGE;
 }
 
 static void few_go_to_small(void **state)
@@ -70,10 +74,33 @@ static void extremes(void **state)
     (void)state;
     struct moe_cuda_product p = product(4096, UINT32_MAX / 8, 8, UINT32_MAX, true);
     const struct moe_cuda_regime most = moe_cuda_regime(&p);
-    assert_true(most.small > most.large && most.large > UINT32_MAX && most.small < 1e30);
+    assert_true(most.rows[MOE_CUDA_SMALL] > most.rows[MOE_CUDA_LARGE] && most.rows[MOE_CUDA_LARGE] > UINT32_MAX &&
+                most.rows[MOE_CUDA_SMALL] < 1e30);
     assert_false(large(128, 0, 8, 768, true));
     assert_false(large(0, 8, 8, 768, true));
     assert_true(most.tokens_of == (UINT32_MAX / 8 * 8) / 4096.0);
+}
+
+/* Tokens of a matrix from which on wide is taken, for so many bytes of a row of 2048 weights. */
+static uint32_t first_wide(size_t stride)
+{
+    for (uint32_t tokens = 8; tokens < 4096; tokens += 8) {
+        struct moe_cuda_product p = product(128, tokens, 8, 768, true);
+        p.up.values.stride = stride;
+        if (moe_cuda_choose(&p, true, true) == MOE_CUDA_WIDE)
+            return tokens * 8 / 128;
+    }
+    return UINT32_MAX;
+}
+
+/* Measured: between 8 and 16 for 8 and 16 bits, about 16 for 4, see regime.c. */
+static void bytes_count(void **state)
+{
+    (void)state;
+    assert_in_range(first_wide(2 * 2048), 9, 15);
+    assert_in_range(first_wide(2048), 9, 15);
+    assert_in_range(first_wide(1024), 14, 20);
+    assert_in_range(first_wide(1152), 14, 20);
 }
 
 int main(void)
@@ -83,6 +110,7 @@ int main(void)
         cmocka_unit_test(many_go_to_large),
         cmocka_unit_test(small_matrices_want_more_tokens),
         cmocka_unit_test(extremes),
+        cmocka_unit_test(bytes_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
