@@ -23,13 +23,13 @@ said '"read_GB_s": null'
 said '"backend": "cuda", "level": "sm_'
 expect 0 info "$source/models/bard" --tokens 1 --backend cuda:0
 said '^  1 token on cuda:0, level sm_'
-said '^    gate, up         small (bf16): [0-9]* rows of weights through each of 4 multiprocessors; large: [0-9]*$'
+said '^    gate, up         small (bf16): as long as [0-9]* rows of bf16 through each of 4 multiprocessors; large: [0-9]*$'
 said '^    down             small_down (bf16): one launch with the sum over slots, up to 8 tokens and 64 pairs$'
 expect 0 info "$source/models/bard" --tokens 8 --backend cuda:0
 said '^    gate, up         small (bf16): '
 said '^    down             small_down (bf16): '
 expect 0 info "$source/models/bard" --tokens 4096 --backend cuda:0 --json
-said '"value": "large (bf16): [0-9]* rows of weights through each of 4 multiprocessors; small: [0-9]*"'
+said '"value": "large (bf16): as long as [0-9]* rows of bf16 through each of 4 multiprocessors; small: [0-9]*"'
 grep -q -e 'small (' -e small_down out && fail 'small kernels for 1024 pairs an expert'
 expect 2 info "$source/models/bard" --tokens 536870912 --backend cuda:0
 said '536870912 is more than a call on cuda:0 may have'
