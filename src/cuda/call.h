@@ -62,7 +62,7 @@ struct moe_cuda_stack {
     struct moe_cuda_plane scale, zero, column_block;
     uint32_t first_row, block_rows, block_cols;
     uint32_t scale_size, block_shift;    /* bytes of a scale; block_rows is 2^block_shift, if it is not 32 */
-    uint32_t line_bytes, line_aligned;   /* of up, in launches of small.cuh: see planes.cuh */
+    uint32_t line_bytes;                 /* of up, in launches of small.cuh: see planes.cuh */
     float zero_offset;
     const float *factors;     /* [num_experts]; NULL: 1 */
     const float *bias;        /* [num_experts, rows]; NULL: none */
@@ -73,6 +73,9 @@ struct moe_cuda_act {
     int32_t kind, clamp;
     float limit, alpha, up_offset, beta, beta_up;
 };
+
+enum { MOE_FRONT_PAIRS = 8, MOE_FRONT_BYTES = 32 * 1024 };
+struct moe_cuda_routing;
 
 /* The pairs of a set of experts, sorted by matrix: places start[a] .. start[a + 1] - 1 belong to matrix active[a].
  * num_active NULL: the set has one matrix, and all pairs are its own, in order. */
@@ -102,6 +105,9 @@ struct moe_cuda_product {
     size_t y_stride;                  /* values */
     /* The kernel may read pairs, and what else the plan wrote, before it waits for the one ahead (launch.cuh). */
     bool planned;
+    /* On the host: no kernel has planned, nor prepared x; the product does it for itself (front.cuh), from given ids,
+     * for up to MOE_FRONT_PAIRS pairs, and MOE_FRONT_BYTES of rows. NULL: pairs and x are there. */
+    const struct moe_cuda_routing *front;
     uint32_t multiprocessors, shared_bytes;    /* of the device; shared memory that a block may have */
 };
 

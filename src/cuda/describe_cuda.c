@@ -70,7 +70,7 @@ enum moe_status moe_layer_cuda_describe(const void *state, size_t num_tokens,
         tell_product(&telling, "latent in", layer->latent.in,
                      (struct moe_cuda_product){.up = layer->latent.up, .pairs = every});
     tell_in(&telling, layer->experts.gated ? "gate, up" : "up", &layer->experts, &pairs);
-    if (moe_layer_cuda_sums_in_down(layer, num_tokens, num_pairs, true))
+    if (moe_layer_cuda_sums_in_down(layer, num_tokens, num_pairs))
         tell_small_down(&telling);
     else
         tell_out(&telling, "down", &layer->experts, &pairs);

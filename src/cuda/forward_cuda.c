@@ -36,6 +36,7 @@ struct call {
     enum mode mode;
     size_t num_tokens, num_pairs;
     bool has_shared, computes_logits;
+    bool fronted;                 /* no launch for ids and x: the products do that for themselves */
     bool begun;                   /* something was launched: the next may overlap with it */
     cudaError_t error;            /* the first */
 
@@ -58,7 +59,6 @@ struct carver {
     size_t offset;
     bool ok;
 };
-
 static void *carve(struct carver *carver, size_t rows, size_t cols, size_t size)
 {
     size_t bytes, begin = carver->offset;
@@ -93,7 +93,6 @@ static void carve_routing(struct call *call, struct carver *carver)
     r->pair_weights = carve(carver, call->num_pairs, 1, sizeof *r->pair_weights);
     r->places = carve(carver, call->num_pairs, 1, sizeof *r->places);
     r->sorted = carve(carver, call->num_pairs, 1, sizeof *r->sorted);
-    r->num_live = carve(carver, 1, 1, sizeof *r->num_live);
     r->num_active = carve(carver, 1, 1, sizeof *r->num_active);
     r->active = carve(carver, matrices, 1, sizeof *r->active);
     r->starts = carve(carver, matrices + 1, 1, sizeof *r->starts);
@@ -337,6 +336,30 @@ static void prepare(struct call *call, const struct moe_cuda_prepare *what)
         go_on(call, moe_cuda_prepare(what, call->ctx->stream, call->begun));
 }
 
+bool moe_layer_cuda_sums_in_down(const struct moe_cuda_layer *layer, size_t num_tokens, size_t num_pairs)
+{
+    const struct moe_cuda_product down = {.up = layer->experts.down, .pairs.num_pairs = (uint32_t)num_pairs,
+                                          .multiprocessors = (uint32_t)layer->device->num_sms};
+    return layer->experts.out->down != NULL && num_pairs <= MOE_DOWN_PAIRS && num_tokens <= MOE_DOWN_TOKENS &&
+           moe_cuda_prefers_sum(&down);
+}
+
+static bool sums_in_down(const struct call *call)
+{
+    return call->mode == FORWARD && !(call->io->flags & MOE_OUT_PAIRS) &&
+           moe_layer_cuda_sums_in_down(call->layer, call->num_tokens, call->num_pairs);
+}
+
+/* Whether the experts' products route and prepare x for themselves (front.cuh). */
+static bool can_front(const struct call *call)
+{
+    const struct moe_layer_desc *desc = call->desc;
+    const size_t x_bytes = call->num_tokens * call->experts.x_stride * sizeof *call->experts.x;
+    return call->mode == FORWARD && call->io->ids.base != NULL && call->num_pairs <= MOE_FRONT_PAIRS &&
+           x_bytes <= MOE_FRONT_BYTES && desc->latent == NULL && !call->has_shared && !desc->weight_on_input &&
+           sums_in_down(call);
+}
+
 /* Routing; and x of the experts, the shared one, and where there is a latent width, of the way to it. */
 static void route_and_prepare(struct call *call)
 {
@@ -355,7 +378,10 @@ static void route_and_prepare(struct call *call)
     }
     if (desc->latent == NULL)
         of_x.paddings[paddings++] = padding(&call->experts, &layer->experts);
-    if (moe_cuda_route_takes(&call->routing) && !desc->weight_on_input) {
+    call->fronted = can_front(call);
+    if (call->fronted) {
+        call->routing.beside = of_x;
+    } else if (moe_cuda_route_takes(&call->routing) && !desc->weight_on_input) {
         call->routing.beside = of_x;
         route(call);
     } else {
@@ -373,31 +399,17 @@ static void route_and_prepare(struct call *call)
     prepare(call, &of_latent);
 }
 
-bool moe_layer_cuda_sums_in_down(const struct moe_cuda_layer *layer, size_t num_tokens, size_t num_pairs,
-                                 bool distinct)
-{
-    return layer->experts.out->down != NULL && num_pairs <= MOE_DOWN_PAIRS && num_tokens <= MOE_DOWN_TOKENS &&
-           (distinct || num_pairs <= MOE_DOWN_TOKENS);
-}
-
-/* Ids of the caller, or a map of several ids to one matrix, may give a matrix a token twice. */
-static bool sums_in_down(const struct call *call)
-{
-    const struct moe_layer_io *io = call->io;
-    bool distinct = io->ids.base == NULL && io->expert_map.base == NULL;
-    return call->mode == FORWARD && !(io->flags & MOE_OUT_PAIRS) &&
-           moe_layer_cuda_sums_in_down(call->layer, call->num_tokens, call->num_pairs, distinct);
-}
-
 static void run_experts(struct call *call)
 {
     const struct moe_cuda_layer *layer = call->layer;
     const struct moe_cuda_pairs pairs = routed_pairs(call);
     struct moe_cuda_product up = up_product(call, &layer->experts, &call->experts, &pairs,
                                             call->desc->weight_on_input ? 1 : (uint32_t)call->io->top_k);
+    up.front = call->fronted ? &call->routing : NULL;
     multiply(call, layer->experts.in, &up);
     call->down = plain_product(&layer->experts.down, &pairs, call->experts.h, call->experts.h_stride, call->experts.y);
     call->down.planned = true;
+    call->down.front = up.front;
     if (!sums_in_down(call))
         multiply(call, layer->experts.out, &call->down);
 }

@@ -48,10 +48,8 @@ enum moe_status moe_layer_cuda_combine(void *ctx, const void *state, const struc
 enum moe_cuda_way moe_layer_cuda_way(const struct moe_cuda_layer *layer, const struct moe_cuda_weights *weights,
                                      struct moe_cuda_product *product, bool *has_wide);
 
-/* forward_cuda.c. Whether down of the experts and the sum over slots are one launch, which takes eight pairs of a
- * matrix. distinct: no matrix has two slots of a token. */
-bool moe_layer_cuda_sums_in_down(const struct moe_cuda_layer *layer, size_t num_tokens, size_t num_pairs,
-                                 bool distinct);
+/* forward_cuda.c. Whether down of the experts and the sum over slots are one launch. */
+bool moe_layer_cuda_sums_in_down(const struct moe_cuda_layer *layer, size_t num_tokens, size_t num_pairs);
 
 /* describe_cuda.c */
 enum moe_status moe_layer_cuda_describe(const void *state, size_t num_tokens,

@@ -57,8 +57,6 @@ static __global__ void __launch_bounds__(MOE_PLAN_PAIRS)
     } else {
         const uint32_t live = moe_plan_live(r);
         matrix = moe_plan_take(params, threadIdx.x, live);
-        if (threadIdx.x == 0)
-            *r.num_live = (int32_t)live;
     }
     if (r.sorts)
         moe_plan_pairs(moe_plan_results(r), (struct moe_plan_shared *)moe_dynamic_shared(), params.num_pairs,
@@ -91,8 +89,6 @@ static __global__ void __launch_bounds__(MOE_PLAN_THREADS)
     }
     moe_plan_block_scan(block, moe_plan_results(r), r.num_matrices, true);
     moe_plan_block_place(block, r.sorted, r.places, r.num_matrices, 0, params.num_pairs);
-    if (threadIdx.x == 0 && !params.placed)
-        *r.num_live = (int32_t)live;
 }
 
 /* ---- chunks ---- */
@@ -127,8 +123,6 @@ static __global__ void __launch_bounds__(MOE_PLAN_THREADS)
     __syncthreads();
     for (uint32_t m = threadIdx.x; r.sorts && m < r.num_matrices; m += MOE_PLAN_THREADS)
         r.histogram[(size_t)blockIdx.x * r.num_matrices + m] = counts[m];
-    if (threadIdx.x == 0 && blockIdx.x == 0 && !params.placed)
-        *r.num_live = (int32_t)live;
 }
 
 static __global__ void __launch_bounds__(MOE_PLAN_THREADS)

@@ -41,7 +41,7 @@ struct moe_plan_pair {
 MOE_DEVICE struct moe_plan_pair moe_plan_given(const struct moe_cuda_routing &r, uint32_t pair, uint32_t live)
 {
     struct moe_plan_pair given = {-1, MOE_CUDA_SKIPPED, 0.0f};
-    uint32_t t = pair / r.top_k, k = pair - t * r.top_k;
+    const uint32_t t = r.num_tokens > 1 ? pair / r.top_k : 0, k = pair - t * r.top_k;
     const uint2 id_bits = moe_value_integer_bits(moe_values_row(r.ids, t), k, r.ids.format);
     const bool weighs = r.weights.data != NULL;
     const uint32_t weight_bits = weighs ? moe_value_bits(moe_values_row(r.weights, t), k, r.weights.format) : 0;

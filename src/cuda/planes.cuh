@@ -7,8 +7,9 @@
 // codes of the segment, as they lie there. When the unit is used, it takes these apart, if blocks are as wide as groups
 // or as the matrix, or else reads code by code, from the first cache by then.
 //
-// Lines: nearly always the codes of a segment are 1 to 16 bytes in one place that a lane can load in one to four pieces.
-// The launch finds that out; then a unit of u4_128 takes 700 instructions instead of 757.
+// Lines: nearly always the codes of a segment are 1 to 16 bytes that a lane can load at once, aligned. The launch finds
+// that out; then a unit of u4_128 takes 700 instructions instead of 757. (Lines in pieces, as 46 bytes of a row of 2880
+// columns would need, were slower than the words.)
 #ifndef MOE_CUDA_PLANES_CUH
 #define MOE_CUDA_PLANES_CUH
 
@@ -324,18 +325,17 @@ template <int group, bool offset, int bias> struct moe_planes {
         return COUNT == 2 && s.block_cols >= s.cols;
     }
 
-    /* Up to `most` bytes (a power of two), what lines of a plane are aligned to; 0: there are none. */
-    static uint32_t line_alignment(const struct moe_cuda_stack &s, const struct moe_cuda_plane &plane, uint32_t most)
+    /* Whether rows of a plane have lines of so many bytes, a power of two. */
+    static bool lines_up(const struct moe_cuda_stack &s, const struct moe_cuda_plane &plane, uint32_t bytes)
     {
-        const size_t all = (uintptr_t)plane.data | plane.expert_stride | plane.stride | most;
-        const bool there = plane.data != NULL && plane.bases == NULL;
-        return there && s.block_shift < 32 && s.first_row % s.block_rows == 0 ? (uint32_t)(all & (~all + 1)) : 0;
+        return plane.data != NULL && plane.bases == NULL && s.block_shift < 32 && s.first_row % s.block_rows == 0 &&
+               (((uintptr_t)plane.data | plane.expert_stride | plane.stride) & (bytes - 1)) == 0;
     }
 
-    static bool zeros_line_up(const struct moe_cuda_stack &s, uint32_t count)
+    static bool all_line_up(const struct moe_cuda_stack &s, uint32_t count)
     {
-        return !moe_plane_is_there(s.zero) ||
-               (count <= 4 * ZERO_WORDS && line_alignment(s, s.zero, count) == count);
+        return lines_up(s, s.scale, count * s.scale_size) &&
+               (!moe_plane_is_there(s.zero) || (count <= 4 * ZERO_WORDS && lines_up(s, s.zero, count)));
     }
 
     /* line_bytes: of the scales of a row in a whole segment, if these are lines, zeros too, and gate's like up's; 0. */
@@ -344,14 +344,11 @@ template <int group, bool offset, int bias> struct moe_planes {
         struct moe_cuda_stack &s = p->up;
         const struct moe_cuda_stack &other = p->gated ? p->gate : s;
         const uint32_t count = is_single(s) ? 1 : COUNT, bytes = count * s.scale_size;
-        const uint32_t own = line_alignment(s, s.scale, bytes), others = line_alignment(other, other.scale, bytes);
-        s.line_aligned = own < others ? own : others;
-        s.line_bytes = 0;
-        if ((is_single(s) || s.block_cols == group) && bytes <= 4 * SCALE_WORDS && s.line_aligned >= 1 &&
-            bytes / s.line_aligned <= 4 && zeros_line_up(s, count) && zeros_line_up(other, count) &&
-            other.scale.stride == s.scale.stride && other.zero.stride == s.zero.stride &&
-            moe_plane_is_there(other.zero) == moe_plane_is_there(s.zero))
-            s.line_bytes = bytes;
+        const bool alike = other.scale.stride == s.scale.stride && other.zero.stride == s.zero.stride &&
+                           moe_plane_is_there(other.zero) == moe_plane_is_there(s.zero);
+        const bool lines = (is_single(s) || s.block_cols == group) && bytes <= 4 * SCALE_WORDS && alike &&
+                           all_line_up(s, count) && all_line_up(other, count);
+        s.line_bytes = lines ? bytes : 0;
     }
 
     static __device__ __forceinline__ const unsigned char *line_of(const struct moe_cuda_stack &s,
@@ -383,47 +380,17 @@ template <int group, bool offset, int bias> struct moe_planes {
         }
     }
 
-    /* In pieces of `aligned` bytes, four at most. */
-    template <uint32_t bytes>
-    static __device__ __forceinline__ void load_pieces(uint32_t *words, const unsigned char *at, uint32_t aligned)
-    {
-        constexpr int count = bytes / 4;    /* of words */
-        if (bytes >= 8 && aligned >= 4) {
-#pragma unroll
-            for (int i = 0; i < count; i++)
-                load_line<4>(words + i, at + 4 * i);
-        } else if (bytes >= 4 && aligned == 2) {
-#pragma unroll
-            for (int i = 0; i < count; i++)
-                words[i] = moe_planes_code(at + 4 * i, 2) | moe_planes_code(at + 4 * i + 2, 2) << 16;
-        } else {
-            words[0] = 0;
-#pragma unroll
-            for (uint32_t i = 0; i < (bytes < 4 ? bytes : 4); i++)
-                words[0] |= moe_planes_code(at + i, 1) << 8 * i;
-        }
-    }
-
-    template <uint32_t bytes>
-    static __device__ __forceinline__ void load_any(uint32_t *words, const unsigned char *at, uint32_t aligned)
-    {
-        if (__builtin_expect(aligned == bytes, 1))
-            load_line<bytes>(words, at);
-        else
-            load_pieces<bytes>(words, at, aligned);
-    }
-
     static __device__ __forceinline__ void load_scales(uint32_t words[SCALE_WORDS], const unsigned char *at,
-                                                       const struct moe_cuda_stack &s)
+                                                       uint32_t bytes)
     {
-        if (s.line_bytes == COUNT)
-            load_any<COUNT>(words, at, s.line_aligned);
-        else if (2 * COUNT <= 16 && s.line_bytes == 2 * COUNT)
-            load_any<2 * COUNT <= 16 ? 2 * COUNT : 16>(words, at, s.line_aligned);
-        else if (4 * COUNT <= 16 && s.line_bytes == 4 * COUNT)
-            load_any<4 * COUNT <= 16 ? 4 * COUNT : 16>(words, at, s.line_aligned);
+        if (bytes == COUNT)
+            load_line<COUNT>(words, at);
+        else if (2 * COUNT <= 16 && bytes == 2 * COUNT)
+            load_line<2 * COUNT <= 16 ? 2 * COUNT : 16>(words, at);
+        else if (4 * COUNT <= 16 && bytes == 4 * COUNT)
+            load_line<4 * COUNT <= 16 ? 4 * COUNT : 16>(words, at);
         else
-            words[0] = moe_planes_code(at, s.line_bytes);    /* single, of one byte */
+            words[0] = moe_planes_code(at, bytes);    /* one of one byte */
     }
 
     /* As fetch, of a whole segment, where lines are; rows that do not exist have those of the last. */
@@ -437,7 +404,7 @@ template <int group, bool offset, int bias> struct moe_planes {
         const uint32_t first = is_single(s) ? 0 : segment;
         if (tiles == 1 && lane >= MOE_TILE_ROWS)
             return;
-        load_scales(side->scale, line.scale + block * s.scale.stride + (size_t)first * s.line_bytes, s);
+        load_scales(side->scale, line.scale + block * s.scale.stride + (size_t)first * s.line_bytes, s.line_bytes);
         if (!offset || !moe_plane_is_there(s.zero))
             return;
         const unsigned char *zero = line.zero + block * s.zero.stride + (size_t)first * COUNT;

@@ -23,6 +23,9 @@ struct moe_cuda_regime moe_cuda_regime(const struct moe_cuda_product *product);
 /* The fastest of small and, if they serve the product, wide or else large. */
 enum moe_cuda_way moe_cuda_choose(const struct moe_cuda_product *product, bool has_large, bool has_wide);
 
+/* Whether down had better be one launch with the sum over slots (small_down.cuh) than two. */
+bool moe_cuda_prefers_sum(const struct moe_cuda_product *down);
+
 #ifdef __cplusplus
 }
 #endif

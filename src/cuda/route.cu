@@ -42,8 +42,6 @@ static __global__ void __launch_bounds__(MOE_PLAN_THREADS + MOE_PLAN_PAIRS)
     const uint32_t live = moe_plan_live(r);
     if (t < r.num_tokens)
         chosen = moe_route_token(r, team, t, live);
-    if (threadIdx.x == 0)
-        *r.num_live = (int32_t)live;
     __syncthreads();
     if (t < r.num_tokens) {
         if (team.part == 0)
@@ -81,8 +79,6 @@ static __global__ void __launch_bounds__(32 * MANY_WARPS)
     moe_let_next_start();
     moe_wait_for_previous();
     const uint32_t live = moe_plan_live(r);
-    if (threadIdx.x == 0 && blockIdx.x == 0)
-        *r.num_live = (int32_t)live;
     if (t >= r.num_tokens)
         return;
     const struct moe_route_team team =

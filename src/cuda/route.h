@@ -76,7 +76,6 @@ struct moe_cuda_routing {
     int32_t *pair_ids;                  /* [num_tokens * top_k]; -1: empty */
     float *pair_weights;                /* [num_tokens * top_k] */
     int32_t *places;                    /* [num_tokens * top_k]: where the pair is among the sorted, or as above */
-    int32_t *num_live;                  /* [1]: live_tokens, clamped */
     int32_t *num_active, *active, *starts, *sorted;    /* struct moe_cuda_pairs */
     /* Scratch, of the sizes that moe_cuda_route_scratch gives; NULL where that is 0. */
     double *router_logits;

@@ -14,6 +14,7 @@
 #ifndef MOE_CUDA_SMALL_CUH
 #define MOE_CUDA_SMALL_CUH
 
+#include "cuda/front.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/multiply.cuh"
 #include "cuda/result.cuh"
@@ -25,6 +26,14 @@ struct moe_small_params {
     uint32_t chunk;        /* items that a group takes at a time; 0: all of its items */
     uint32_t buffers;      /* of partial sums, 2: warps go on while the last item's are added up; or 1 */
     uint32_t lists_at;     /* bytes into shared memory */
+    static constexpr bool front = false;
+};
+
+/* Of kernels that plan for themselves. */
+struct moe_small_front_params : moe_small_params {
+    struct moe_cuda_routing routing;
+    uint32_t x_at;         /* as lists_at: rows of x, after the pair at each place */
+    static constexpr bool front = true;
 };
 
 /* What a warp has to know of a unit when it multiplies, since the copy began. */
@@ -81,10 +90,14 @@ struct moe_small_lists {
 
     __device__ __forceinline__ moe_small_lists(unsigned char *memory, const struct moe_cuda_pairs &pairs)
     {
-        const uint32_t most = moe_small_matrices(pairs);
         num_active = (uint32_t *)memory;
         starts = num_active + 1;
-        matrices = starts + most + 1;
+        matrices = starts + moe_small_matrices(pairs) + 1;
+    }
+
+    __device__ __forceinline__ void load(const struct moe_cuda_pairs &pairs) const
+    {
+        const uint32_t most = moe_small_matrices(pairs);
         for (uint32_t i = threadIdx.x; i <= most; i += blockDim.x) {
             const uint32_t start = moe_pairs_start(pairs, i), matrix = i < most ? moe_pairs_matrix(pairs, i) : 0;
             starts[i] = start;
@@ -93,6 +106,22 @@ struct moe_small_lists {
         }
         if (threadIdx.x == 0)
             *num_active = moe_pairs_active(pairs);
+    }
+
+    /* By the first warp of a block. sorted: the pair at each place. */
+    __device__ __forceinline__ void plan(const struct moe_cuda_routing &r, uint32_t *sorted, uint32_t lane) const
+    {
+        const struct moe_front_pair pair = moe_front_plan(r, lane);
+        if (pair.sorted)
+            sorted[pair.place] = lane;
+        if (pair.begins) {
+            matrices[pair.active] = (uint32_t)pair.given.matrix;
+            starts[pair.active] = pair.place;
+        }
+        if (lane == 0) {
+            *num_active = pair.num_active;
+            starts[pair.num_active] = pair.num_sorted;
+        }
     }
 
     static __host__ __device__ inline size_t bytes(const struct moe_cuda_pairs &pairs)
@@ -333,10 +362,13 @@ MOE_DEVICE void moe_small_finish(const struct moe_cuda_product &p, const struct 
     }
 }
 
-/* A warp's rows of x for a round of tokens, one a column tile; which tokens, and which segment of them it holds. */
-template <class Weights, int columns> struct moe_small_x {
+/* A warp's rows of x for a round of tokens, one a column tile; which tokens, and which segment of them it holds. front:
+ * they are in shared memory. */
+template <class Weights, int columns, bool front> struct moe_small_x {
     const uint4 *rows[columns];
     uint32_t place, segment;
+    const uint16_t *own;       /* front: row 0 */
+    const uint32_t *sorted;    /* likewise */
 
     /* Those that are not there are read as the first. */
     __device__ __forceinline__ void find(const struct moe_cuda_product &p, const struct moe_small_note &note, int lane)
@@ -348,15 +380,15 @@ template <class Weights, int columns> struct moe_small_x {
 #pragma unroll
         for (int n = 0; n < columns; n++) {
             const uint32_t token = 8 * n + lane / 4;
-            rows[n] = (const uint4 *)moe_result_x(p, place + (token < (note.bits & MOE_NOTE_TOKENS) ? token : 0)) +
-                      lane % 4;
+            const uint32_t at = place + (token < (note.bits & MOE_NOTE_TOKENS) ? token : 0);
+            const uint16_t *row = front ? own + sorted[at] / p.x_divisor * p.x_stride : moe_result_x(p, at);
+            rows[n] = (const uint4 *)row + lane % 4;
         }
     }
 };
 
-template <class Shape>
-__global__ void __launch_bounds__(Shape::warps * 32, 1)
-    moe_small_kernel(const __grid_constant__ moe_small_params params)
+template <class Shape, class Params = moe_small_params>
+__global__ void __launch_bounds__(Shape::warps * 32, 1) moe_small_kernel(const __grid_constant__ Params params)
 {
     typedef typename Shape::Weights Weights;
     constexpr int tiles = Shape::tiles, columns = Shape::columns, sums = tiles * columns;
@@ -372,6 +404,20 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
         moe_let_next_start();
     }
     struct moe_small_run call = {.lists = {moe_dynamic_shared() + params.lists_at, p.pairs}};
+    struct moe_small_x<Weights, columns, Params::front> x;
+    if constexpr (Params::front) {
+        uint32_t *sorted = (uint32_t *)(moe_dynamic_shared() + params.x_at);
+        x.sorted = sorted;
+        x.own = (const uint16_t *)(sorted + MOE_FRONT_PAIRS);
+        const uint32_t helpers = blockDim.x / 32 - 1;
+        if (warp == 0)
+            call.lists.plan(params.routing, sorted, lane);
+        if (warp > 0 || helpers == 0)
+            moe_front_rows(params.routing.beside, (uint16_t *)x.own, helpers > 0 ? warp - 1 : 0,
+                           helpers > 0 ? helpers : 1, (int)lane);
+    } else {
+        call.lists.load(p.pairs);
+    }
     __syncthreads();
     if (group >= groups)
         return;
@@ -402,7 +448,6 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
     float acc[columns][tiles][4] = {};
     typename Shape::tokens tokens;    /* in one segment */
     tokens.sums = (float *)((unsigned char *)table + Shape::table_bytes);
-    struct moe_small_x<Weights, columns> x;
     x.place = UINT32_MAX;
     uint32_t turn = call.part, buffer = 0;    /* whose results are whose: in turn, for a few results take a few warps */
     while (flight.note.bits != 0) {

@@ -26,6 +26,8 @@ struct moe_small_down_params {
     struct moe_cuda_product product;    /* neither gated nor activated; y is not used */
     struct moe_cuda_combine combine;    /* by places; y is not used */
     uint32_t rows_of_block, rows_of_tile;
+    bool front;                         /* the block plans for itself (front.cuh) */
+    struct moe_cuda_routing routing;    /* with front */
 };
 
 /* Pairs, and the matrices that have some, in shared memory. */
@@ -33,8 +35,8 @@ struct moe_down_lists {
     int32_t places[MOE_DOWN_PAIRS];
     float weights[MOE_DOWN_PAIRS];
     uint32_t experts[MOE_DOWN_PAIRS];   /* by place */
-    uint32_t packed[MOE_DOWN_PAIRS];    /* matrix << 16 | first place << 8 | number of places */
-    uint32_t num_active;
+    uint32_t packed[MOE_DOWN_PAIRS];    /* matrix << 16 | first place << 8 | number of places, 8 at most */
+    uint32_t num_active;                /* of packed: one for each matrix, or more if it has more than 8 */
 };
 
 /* What does not change during a call of the kernel. */
@@ -175,11 +177,52 @@ MOE_DEVICE void moe_down_finish(const struct moe_small_down_params &params, cons
     }
 }
 
-/* By all threads: what may be there of each index is asked for at once (small.cuh). */
-MOE_DEVICE void moe_down_load(struct moe_down_lists *lists, const struct moe_small_down_params &params)
+/* By the first warp of a block: what the plan says. Returns each lane's pair. */
+MOE_DEVICE struct moe_plan_pair moe_down_plan(struct moe_down_lists *lists, const struct moe_small_down_params &params,
+                                              uint32_t lane)
+{
+    const struct moe_front_pair pair = moe_front_plan(params.routing, lane);
+    const uint32_t matrix = (uint32_t)pair.given.matrix;
+    if (lane < MOE_FRONT_PAIRS) {
+        const bool weighs = !params.combine.weight_on_input || pair.given.matrix == MOE_CUDA_ZERO;
+        lists->places[lane] = pair.sorted ? (int32_t)pair.place : pair.given.matrix;
+        lists->weights[lane] = weighs ? pair.given.weight : 1.0f;
+    }
+    if (pair.sorted)
+        lists->experts[pair.place] = matrix;
+    if (pair.begins)
+        lists->packed[pair.active] = matrix << 16 | pair.place << 8 | pair.count;
+    if (lane == 0)
+        lists->num_active = pair.num_active;
+    return pair.given;
+}
+
+/* A token that has a matrix several times: those with more than 8 places are taken apart, from behind, so that entries
+ * which have not been read stay. By one thread. */
+MOE_DEVICE void moe_down_divide(struct moe_down_lists *lists)
+{
+    uint32_t i = lists->num_active, end = 0;
+    for (uint32_t k = 0; k < i; k++)
+        end += ((lists->packed[k] & 0xff) + MOE_TILE_TOKENS - 1) / MOE_TILE_TOKENS;
+    lists->num_active = end;
+    while (i-- > 0) {
+        const uint32_t list = lists->packed[i], count = list & 0xff;
+        for (uint32_t first = (count - 1) / MOE_TILE_TOKENS * MOE_TILE_TOKENS, left = count - first;;
+             first -= MOE_TILE_TOKENS, left = MOE_TILE_TOKENS) {
+            lists->packed[--end] = (list & ~0xffu) + (first << 8) + left;
+            if (first == 0)
+                break;
+        }
+    }
+}
+
+/* By all threads: what may be there of each index is asked for at once (small.cuh). Returns whether a matrix has more
+ * than 8 places. */
+MOE_DEVICE bool moe_down_load(struct moe_down_lists *lists, const struct moe_small_down_params &params)
 {
     const struct moe_cuda_combine &c = params.combine;
     const struct moe_cuda_pairs &plan = params.product.pairs;
+    bool many = false;
     for (uint32_t i = threadIdx.x; i < MOE_DOWN_PAIRS; i += blockDim.x) {
         const bool pair = i < c.num_tokens * c.top_k, matrix = i < moe_small_matrices(plan);
         const int32_t place = pair ? __ldcg(&c.places[i]) : (int32_t)MOE_CUDA_SKIPPED;
@@ -192,10 +235,12 @@ MOE_DEVICE void moe_down_load(struct moe_down_lists *lists, const struct moe_sma
             lists->num_active = num_active;
         if (i >= num_active)
             continue;
+        many = many || end - start > MOE_TILE_TOKENS;
         lists->packed[i] = expert << 16 | start << 8 | (end - start);
         for (uint32_t p = start; p < end; p++)
             lists->experts[p] = expert;
     }
+    return many;
 }
 
 template <class Shape>
@@ -231,8 +276,17 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
         moe_let_next_start();
     }
 
-    moe_down_load(lists, params);
-    __syncthreads();
+    struct moe_plan_pair planned = {};
+    bool many = false;
+    if (!params.front)
+        many = moe_down_load(lists, params);
+    else if (warp == 0)
+        planned = moe_down_plan(lists, params, (uint32_t)lane);
+    if (__syncthreads_or(many)) {
+        if (threadIdx.x == 0)
+            moe_down_divide(lists);
+        __syncthreads();
+    }
     run.lists = lists;
     run.num_active = lists->num_active;
     struct moe_down_ahead<Shape> ahead;
@@ -245,6 +299,8 @@ __global__ void __launch_bounds__(Shape::warps * 32, 1)
         moe_wait_for_previous();
         moe_let_next_start();
     }
+    if (params.front && warp == 0 && blockIdx.x == 0)
+        moe_front_publish(params.routing, planned, (uint32_t)lane);
     const uint32_t live = moe_live_tokens(params.combine.live_tokens, params.combine.num_tokens);
 
     float acc[1][tiles][4] = {};
@@ -293,9 +349,13 @@ static cudaError_t moe_small_down_launch(const struct moe_cuda_product *product,
                                          cudaStream_t stream, bool overlap)
 {
     constexpr uint32_t most = Shape::tiles * MOE_TILE_ROWS;
-    struct moe_small_down_params params = {*product, *combine, 0, 0};
+    struct moe_small_down_params params = {*product, *combine};
     uint32_t segments = (product->up.cols + MOE_SEGMENT - 1) / MOE_SEGMENT, rows = product->up.rows;
     uint32_t accumulators = segments < MOE_ACCUMULATORS ? segments : (uint32_t)MOE_ACCUMULATORS, warps = Shape::warps;
+    if (product->front != NULL) {
+        params.front = true;
+        params.routing = *product->front;
+    }
     if (!moe_cuda_down_takes(product, combine) || !moe_rows_good(combine->x) || !moe_rows_good(combine->out))
         return cudaErrorInvalidValue;
     if (combine->num_tokens == 0)

@@ -78,27 +78,56 @@ static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product
     return best;
 }
 
+/* front_bytes: of shared memory, that the front needs. */
 template <class Shape>
-static cudaError_t moe_small_launch(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
+static inline bool moe_small_fill(struct moe_small_params *params, struct moe_small_plan *plan,
+                                  const struct moe_cuda_product *product, size_t front_bytes)
 {
     const uint32_t rows_of_item = Shape::tiles * (product->gated ? 8 : 16);
     const uint32_t row_tiles = (product->up.rows + rows_of_item - 1) / rows_of_item;
     const uint32_t matrices = moe_small_matrices(product->pairs);
-    const size_t list_bytes = moe_small_lists::bytes(product->pairs);
-    const size_t most_bytes = product->shared_bytes > list_bytes ? product->shared_bytes - list_bytes : 0;
-    struct moe_small_plan plan = moe_small_plan<Shape>(product, Shape::warps, matrices * row_tiles, most_bytes);
-    while (plan.warps > 1 && plan.bytes == 0)
-        plan = moe_small_plan<Shape>(product, plan.warps / 2, matrices * row_tiles, most_bytes);
-    if (plan.bytes == 0)
-        return cudaErrorInvalidValue;
-    const uint32_t turns = plan.warps / plan.split * product->multiprocessors * MOE_SMALL_TURNS;
+    const size_t more = moe_small_lists::bytes(product->pairs) + front_bytes;
+    const size_t most_bytes = product->shared_bytes > more ? product->shared_bytes - more : 0;
+    *plan = moe_small_plan<Shape>(product, Shape::warps, matrices * row_tiles, most_bytes);
+    while (plan->warps > 1 && plan->bytes == 0)
+        *plan = moe_small_plan<Shape>(product, plan->warps / 2, matrices * row_tiles, most_bytes);
+    if (plan->bytes == 0)
+        return false;
+    const uint32_t turns = plan->warps / plan->split * product->multiprocessors * MOE_SMALL_TURNS;
     const uint32_t chunk = matrices * row_tiles / turns;
     const bool alike = product->pairs.tokens_of <= 8 * Shape::columns;    /* all items take as long */
-    struct moe_small_params params = {*product, plan.split, row_tiles, alike ? 0 : chunk > 0 ? chunk : 1,
-                                      plan.buffers, (uint32_t)plan.bytes};
-    Shape::Weights::find_lines(&params.product);
+    *params = {*product, plan->split, row_tiles, alike ? 0 : chunk > 0 ? chunk : 1, plan->buffers,
+               (uint32_t)plan->bytes};
+    Shape::Weights::find_lines(&params->product);
+    return true;
+}
+
+template <class Shape>
+static cudaError_t moe_small_launch(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
+{
+    struct moe_small_params params;
+    struct moe_small_plan plan;
+    if (!moe_small_fill<Shape>(&params, &plan, product, 0))
+        return cudaErrorInvalidValue;
     return moe_launch(moe_small_kernel<Shape>, product->multiprocessors, plan.warps * 32,
-                      plan.bytes + list_bytes, stream, overlap, params);
+                      plan.bytes + moe_small_lists::bytes(product->pairs), stream, overlap, params);
+}
+
+template <class Shape>
+static cudaError_t moe_small_front_launch(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
+{
+    const struct moe_cuda_prepare &prepare = product->front->beside;
+    const size_t own = 16 + MOE_FRONT_PAIRS * sizeof(uint32_t) +    /* 16: to begin at such a multiple */
+                       prepare.num_tokens * prepare.outputs[0].stride * sizeof(uint16_t);
+    struct moe_small_front_params params;
+    struct moe_small_plan plan;
+    if (product->pairs.num_pairs > MOE_FRONT_PAIRS || own > MOE_FRONT_BYTES + 64 || !moe_rows_good(prepare.x) ||
+        !moe_small_fill<Shape>(&params, &plan, product, own))
+        return cudaErrorInvalidValue;
+    params.routing = *product->front;
+    params.x_at = (uint32_t)((plan.bytes + moe_small_lists::bytes(product->pairs) + 15) & ~(size_t)15);
+    return moe_launch(moe_small_kernel<Shape, moe_small_front_params>, product->multiprocessors, plan.warps * 32,
+                      params.lists_at + moe_small_lists::bytes(product->pairs) + own, stream, overlap, params);
 }
 
 template <class Weights> struct moe_weights_kernels {
@@ -115,6 +144,10 @@ template <class Weights> struct moe_weights_kernels {
     {
         cudaError_t error = moe_allow_shared(moe_small_kernel<few>, shared_bytes);
         error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<bulk>, shared_bytes) : error;
+        error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<few, moe_small_front_params>, shared_bytes)
+                                     : error;
+        error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<bulk, moe_small_front_params>, shared_bytes)
+                                     : error;
         error = error == cudaSuccess ? moe_allow_shared(moe_small_kernel<some>, shared_bytes) : error;
         if constexpr (moe_unit_source<Weights>::copies)
             error = error == cudaSuccess ? moe_allow_shared(moe_large_kernel<many>, shared_bytes) : error;
@@ -136,6 +169,9 @@ template <class Weights> struct moe_weights_kernels {
     static cudaError_t small(const struct moe_cuda_product *product, cudaStream_t stream, bool overlap)
     {
         const struct moe_cuda_pairs &pairs = product->pairs;
+        if (product->front != NULL)
+            return has_many_items(product) ? moe_small_front_launch<bulk>(product, stream, overlap)
+                                           : moe_small_front_launch<few>(product, stream, overlap);
         if (pairs.tokens_of > MOE_TILE_TOKENS && pairs.num_pairs / MOE_SMALL_FEW >= pairs.num_matrices)
             return moe_small_launch<some>(product, stream, overlap);
         return has_many_items(product) ? moe_small_launch<bulk>(product, stream, overlap)

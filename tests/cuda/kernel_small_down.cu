@@ -81,7 +81,8 @@ struct sizes {
     uint32_t num_tokens, top_k, num_matrices, rows, cols;
 };
 
-/* Each token goes to top_k matrices, all different; some pairs are skipped, some go to a zero expert. */
+/* Each token goes to top_k matrices, all different, or in some plans to a few, again and again; some pairs are skipped,
+ * some go to a zero expert. */
 struct plan {
     array<int32_t> num_active, active, starts, sorted, places;
 
@@ -90,8 +91,9 @@ struct plan {
           places(s.num_tokens * s.top_k)
     {
         std::vector<int32_t> matrix(places.host.size());
+        const uint32_t again = one_in(4) ? 1 + below(s.num_matrices < 3 ? s.num_matrices : 3) : s.num_matrices;
         for (uint32_t t = 0; t < s.num_tokens; t++)
-            for (uint32_t k = 0, m = below(s.num_matrices); k < s.top_k; k++, m = (m + 1) % s.num_matrices)
+            for (uint32_t k = 0, m = below(s.num_matrices); k < s.top_k; k++, m = (m + 1) % again)
                 matrix[t * s.top_k + k] = one_in(8) ? (int32_t)MOE_CUDA_SKIPPED
                                           : zero_experts && one_in(4) ? (int32_t)MOE_CUDA_ZERO : (int32_t)m;
         int32_t place = 0, count = 0;

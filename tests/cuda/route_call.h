@@ -337,7 +337,6 @@ static void route_compare(const route_case &c, const route_data &d, const struct
         if (expected.ids[p] >= 0)
             counts[(size_t)expected.ids[p]]++;
     }
-    SAME(*r.num_live == (int32_t)d.live, "num_live", 0);
     route_compare_plan(c, d, r, expected);
     for (size_t e = 0; c.counts && e < c.num_experts; e++)
         SAME(r.expert_counts[e] == counts[e], "count", e);
@@ -389,7 +388,6 @@ static route_result route_run(const route_case &given, uint64_t seed, size_t *la
     r.pair_ids = memory.array<int32_t>(pairs);
     r.pair_weights = memory.array<float>(pairs);
     r.places = memory.array<int32_t>(pairs);
-    r.num_live = memory.array<int32_t>(1);
     if (c.sorts) {
         r.num_active = memory.array<int32_t>(1);
         r.active = memory.array<int32_t>(c.num_matrices);

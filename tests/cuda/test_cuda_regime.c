@@ -103,6 +103,22 @@ static void bytes_count(void **state)
     assert_in_range(first_wide(1152), 14, 20);
 }
 
+/* A sum over slots in down's launch: always for few pairs, else where tiles of 16 rows and large weights fill blocks. */
+static bool sums(uint32_t pairs, uint32_t rows, size_t stride)
+{
+    struct moe_cuda_product p = product(128, pairs / 8, 8, rows, false);
+    p.up.values.stride = stride;
+    return moe_cuda_prefers_sum(&p);
+}
+
+static void sums_where_it_pays(void **state)
+{
+    (void)state;
+    assert_true(sums(8, 2880, 1024) && sums(8, 7168, 4096));
+    assert_true(sums(64, 2048, 4096) && sums(64, 4096, 2048));
+    assert_false(sums(64, 2880, 4096) || sums(64, 7168, 4096) || sums(16, 2048, 1024));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -111,6 +127,7 @@ int main(void)
         cmocka_unit_test(small_matrices_want_more_tokens),
         cmocka_unit_test(extremes),
         cmocka_unit_test(bytes_count),
+        cmocka_unit_test(sums_where_it_pays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
