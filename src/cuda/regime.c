@@ -3,7 +3,7 @@
 // multiprocessor busy with the smallest matrices. The others read them once for 64 to 160 tokens, but in tiles that a
 // multiprocessor has to itself.
 //
-// The figures are fits, within 20 %, to an H200 in November 2026: gate and up of 128 experts of 2048 x 768, 4 to 32 tokens
+// The figures are fits, within 25 %, to an H200 in November 2026: gate and up of 128 experts of 2048 x 768, 4 to 32 tokens
 // each; bf16, E4M3, 4 bits with scales of 32 and 128 columns, Q4_K; in us, where small takes 192 for 4 tokens in bf16:
 //
 //     tokens         4: small wide large    8              16              32
@@ -86,11 +86,12 @@ enum moe_cuda_way moe_cuda_choose(const struct moe_cuda_product *product, bool h
 
 /* A launch less is worth more than anything where there are few pairs. Else measured (H200, 8 tokens, of the whole
  * layer): 2048 rows, which are 16 or nearly so a block, -2 to -5 % in 8 and 16 bits, 4096 -1 to -2 %; 2880 rows, 22 a block
- * in two tiles of 11, +5 to +20 %, 7168 0 to +15 %; 4 bits +3 to +10 %, as a unit of 16 rows has too little to do. */
+ * in two tiles of 11, +5 to +20 %, 7168 0 to +15 %; Q6_K 0 to +6 %, 4 bits +3 to +10 %, as a unit of 16 rows has too
+ * little to do. */
 bool moe_cuda_prefers_sum(const struct moe_cuda_product *down)
 {
     if (down->pairs.num_pairs <= MOE_FRONT_PAIRS || down->up.rows == 0 || down->up.cols == 0)
         return true;
     const double rows = (double)down->up.rows / down->multiprocessors;    /* of a block */
-    return bytes_of_weight(down) >= 0.6 && rows >= 0.9 * 16 * round_up(rows / 16);
+    return bytes_of_weight(down) >= 0.9 && rows >= 0.9 * 16 * round_up(rows / 16);
 }
