@@ -65,7 +65,7 @@ struct moe_cuda_regime moe_cuda_regime(const struct moe_cuda_product *product)
 
     /* Memory, or instructions: to take weights apart, more of them where there are more bytes, and for each token. */
     regime.rows[MOE_CUDA_SMALL] =
-        matrices * rows / multiprocessors * at_least(bytes / 2, 0.15 + 0.13 * bytes + 0.065 * tokens);
+        matrices * rows / multiprocessors * at_least(bytes / 2, 0.15 + 0.13 * bytes + 0.072 * tokens);
 
     regime.rows[MOE_CUDA_LARGE] = rows_of_tiles(product, matrices, tokens, rows, LARGE_TOKENS, LARGE_ROWS) * 1.4 *
                                   at_least(at_most(tokens, LARGE_TOKENS) / LARGE_BALANCED, 1);
@@ -73,7 +73,7 @@ struct moe_cuda_regime moe_cuda_regime(const struct moe_cuda_product *product)
     /* The second cache for bf16; for others the time of a step, whatever its tokens, longest where codes are small. */
     regime.rows[MOE_CUDA_WIDE] =
         rows_of_tiles(product, matrices, tokens, rows, WIDE_TOKENS, bytes < 2 ? WIDE_ROWS : 128) *
-        at_least(0.6 * bytes, 0.7 + 0.25 / bytes + 0.01 * at_most(tokens, WIDE_TOKENS));
+        at_least(0.6 * bytes, 0.64 + 0.25 / bytes + 0.01 * at_most(tokens, WIDE_TOKENS));
     return regime;
 }
 
