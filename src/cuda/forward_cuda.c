@@ -230,7 +230,8 @@ static int32_t order_of(const struct call *call, const struct moe_cuda_weights *
                         const struct moe_cuda_product *product)
 {
     struct moe_cuda_product asked = *product;
-    return weights->order | (moe_layer_cuda_way(call->layer, weights, &asked, NULL) == MOE_CUDA_WIDE ? MOE_ORDER_STEPS : 0);
+    const bool wide = moe_layer_cuda_way(call->layer, weights, &asked, NULL) == MOE_CUDA_WIDE;
+    return weights->order | (wide ? MOE_ORDER_STEPS : 0);
 }
 
 /* One product of a set, for pairs or for all tokens. */

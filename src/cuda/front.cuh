@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The front of a layer for up to MOE_FRONT_PAIRS given pairs, without a launch of its own: every block of a product plans
-// for itself, by one warp, while the others turn x into bf16 rows in its shared memory; one block of the last product
-// publishes the plan.
+// The front of a layer for up to MOE_FRONT_PAIRS given pairs, without a launch of its own: every block of a product
+// plans for itself, by one warp, while the others turn x into bf16 rows in its shared memory; one block of the last
+// product publishes the plan.
 #ifndef MOE_CUDA_FRONT_CUH
 #define MOE_CUDA_FRONT_CUH
 

@@ -43,8 +43,8 @@ enum moe_status moe_layer_cuda_route(void *ctx, const void *state, const struct 
 enum moe_status moe_layer_cuda_combine(void *ctx, const void *state, const struct moe_layer_io *io,
                                        struct moe_stats *stats);
 
-/* forward_cuda.c. Which kernel makes a product, whose sizes of the device are filled in; large leaves what does not fit it
- * to small. has_wide: whether wide was a choice; NULL: that is not asked. */
+/* forward_cuda.c. Which kernel makes a product, whose sizes of the device are filled in; large leaves what does not fit
+ * it to small. has_wide: whether wide was a choice; NULL: that is not asked. */
 enum moe_cuda_way moe_layer_cuda_way(const struct moe_cuda_layer *layer, const struct moe_cuda_weights *weights,
                                      struct moe_cuda_product *product, bool *has_wide);
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
-// A unit times tokens, 8 in each column tile, by one warp: what small.cuh and small_down.cuh share. Codes are taken apart
-// once for all column tiles. Steps of a whole segment are written out without a branch between them, so that one's loads
-// and unpacking run beside another's products: four warps of a scheduler do not hide a step's latency (two products in a
-// row, then the scales) for each other.
+// A unit times tokens, 8 in each column tile, by one warp: what small.cuh and small_down.cuh share. Codes are taken
+// apart once for all column tiles. Steps of a whole segment are written out without a branch between them, so that
+// one's loads and unpacking run beside another's products: four warps of a scheduler do not hide a step's latency
+// (two products in a row, then the scales) for each other.
 #ifndef MOE_CUDA_MULTIPLY_CUH
 #define MOE_CUDA_MULTIPLY_CUH
 
 #include "cuda/unit.cuh"
 
-/* Tokens in the columns of a segment: of each step a lane's 8 values of token g of each column tile, read where they are
- * used, from the first cache, or, of one tile, kept in registers; and the sums of x over the columns of a group, times
- * the centre or 1, in shared memory. These cost as much as the products with 16 rows; they are computed once for all
- * units that the tokens serve. */
+/* Tokens in the columns of a segment: of each step a lane's 8 values of token g of each column tile, read where they
+ * are used, from the first cache, or, of one tile, kept in registers; and the sums of x over the columns of a group,
+ * times the centre or 1, in shared memory. These cost as much as the products with 16 rows; they are computed once
+ * for all units that the tokens serve. */
 template <class Weights, int columns, bool kept> struct moe_tokens {
     static_assert(columns == 1 || !kept, "registers hold one column tile");
     static constexpr bool summed = Weights::offset || Weights::centre != 0;
@@ -110,7 +110,8 @@ template <class Weights, int tiles, int columns, bool kept, int used, uint32_t s
             if (scaled)
 #pragma unroll
                 for (int m = 0; m < tiles; m++)
-                    moe_multiply_begin<Weights>(products[scaled ? set : 0][scaled ? m : 0][scaled ? n : 0], sums[set][n]);
+                    moe_multiply_begin<Weights>(products[scaled ? set : 0][scaled ? m : 0][scaled ? n : 0],
+                                                sums[set][n]);
         }
     }
 

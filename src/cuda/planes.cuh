@@ -354,7 +354,8 @@ template <int group, bool offset, int bias> struct moe_planes {
     static __device__ __forceinline__ const unsigned char *line_of(const struct moe_cuda_stack &s,
                                                                    const struct moe_cuda_plane &plane, uint32_t expert)
     {
-        return plane.data + (size_t)expert * plane.expert_stride + (size_t)(s.first_row >> s.block_shift) * plane.stride;
+        const size_t block = s.first_row >> s.block_shift;
+        return plane.data + (size_t)expert * plane.expert_stride + block * plane.stride;
     }
 
     /* The lines of a matrix, of all lanes. */

@@ -3,8 +3,8 @@
 // multiprocessor busy with the smallest matrices. The others read them once for 64 to 160 tokens, but in tiles that a
 // multiprocessor has to itself.
 //
-// The figures are fits, within 25 %, to an H200 in November 2026: gate and up of 128 experts of 2048 x 768, 4 to 32 tokens
-// each; bf16, E4M3, 4 bits with scales of 32 and 128 columns, Q4_K; in us, where small takes 192 for 4 tokens in bf16:
+// The figures are fits, within 25 %, to an H200 in November 2026: gate and up of 128 experts of 2048 x 768, 4 to 32
+// tokens each; bf16, E4M3, 4 bits with scales of 32 and 128 columns, Q4_K; in us:
 //
 //     tokens         4: small wide large    8              16              32
 //     bf16             193   228   272     198  230  279   300  232  288   485  244  311
@@ -17,7 +17,7 @@
 enum {
     LARGE_ROWS = 192,       /* of a tile; bf16's, other formats' tiles have about as many rows times tokens */
     LARGE_TOKENS = 128,
-    LARGE_BALANCED = 96,    /* tokens of a tile: with more, its products take longer than its weights are on their way */
+    LARGE_BALANCED = 96,    /* tokens of a tile: with more, its products take longer than its weights are under way */
     WIDE_ROWS = 192,        /* of codes with scales, nearly always; of others 128 */
     WIDE_TOKENS = 96
 };
@@ -85,9 +85,9 @@ enum moe_cuda_way moe_cuda_choose(const struct moe_cuda_product *product, bool h
 }
 
 /* A launch less is worth more than anything where there are few pairs. Else measured (H200, 8 tokens, of the whole
- * layer): 2048 rows, which are 16 or nearly so a block, -2 to -5 % in 8 and 16 bits, 4096 -1 to -2 %; 2880 rows, 22 a block
- * in two tiles of 11, +5 to +20 %, 7168 0 to +15 %; Q6_K 0 to +6 %, 4 bits +3 to +10 %, as a unit of 16 rows has too
- * little to do. */
+ * layer): 2048 rows, which are 16 or nearly so a block, -2 to -5 % in 8 and 16 bits, 4096 -1 to -2 %; 2880 rows, 22 a
+ * block in two tiles of 11, +5 to +20 %, 7168 0 to +15 %; Q6_K 0 to +6 %, 4 bits +3 to +10 %, as a unit of 16 rows
+ * has too little to do. */
 bool moe_cuda_prefers_sum(const struct moe_cuda_product *down)
 {
     if (down->pairs.num_pairs <= MOE_FRONT_PAIRS || down->up.rows == 0 || down->up.cols == 0)

@@ -128,8 +128,8 @@ MOE_DEVICE float moe_down_y(const struct moe_cuda_product &p, const float *parts
     return p.up.bias != NULL ? sum + p.up.bias[(size_t)lists.experts[place] * p.up.rows + row] : sum;
 }
 
-/* Row r of a tile, `row` of out, for token t: eight lanes of a warp, which take a slot each and all get the sum of slots
- * in order. All lanes of the warp together; `there`: the token is live, and the row exists. */
+/* Row r of a tile, `row` of out, for token t: eight lanes of a warp, which take a slot each and all get the sum of
+ * slots in order. All lanes of the warp together; `there`: the token is live, and the row exists. */
 template <uint32_t pitch>
 MOE_DEVICE struct moe_sum<1> moe_down_sum(const struct moe_small_down_params &params, const float *parts,
                                           uint32_t accumulators, const struct moe_down_lists &lists, uint32_t t,
@@ -168,8 +168,9 @@ MOE_DEVICE void moe_down_finish(const struct moe_small_down_params &params, cons
     const uint32_t rows = run.num_rows - begin < run.rows_of_tile ? run.num_rows - begin : run.rows_of_tile;
     const uint32_t results = rows * params.combine.num_tokens, lanes = (results * MOE_DOWN_SLOTS + 31) & ~31u;
     for (uint32_t i = threadIdx.x; i < lanes; i += blockDim.x) {
-        const uint32_t t = i / MOE_DOWN_SLOTS / rows, r = i / MOE_DOWN_SLOTS - t * rows, row = run.first_row + begin + r;
-        const bool exists = i / MOE_DOWN_SLOTS < results;
+        const uint32_t result = i / MOE_DOWN_SLOTS, t = result / rows, r = result - t * rows;
+        const uint32_t row = run.first_row + begin + r;
+        const bool exists = result < results;
         struct moe_sum<1> sum =
             moe_down_sum<pitch>(params, parts, run.accumulators, *run.lists, t, exists && t < live, r, row);
         if (exists && i % MOE_DOWN_SLOTS == 0)

@@ -47,9 +47,9 @@ struct moe_small_plan {
 
 /* Warps that share an item: as many as keep all warps busy, within 7 %, since a warp that keeps to one segment
  * keeps its tokens in registers; for one token as few, since a barrier an item is what counts then. Two things leave
- * warps idle: a matrix of 768 columns has 3 units in a row, so that two warps have 2 and 1; and the last items of a call
- * do not go round. Shared memory has to have room: a second buffer saves a barrier an item, a tenth of the time (ncu).
- * Without any way bytes are 0. */
+ * warps idle: a matrix of 768 columns has 3 units in a row, so that two warps have 2 and 1; and the last items of a
+ * call do not go round. Shared memory has to have room: a second buffer saves a barrier an item, a tenth of the time
+ * (ncu). Without any way bytes are 0. */
 template <class Shape>
 static inline struct moe_small_plan moe_small_plan(const struct moe_cuda_product *product, uint32_t warps,
                                                    uint32_t items, size_t most_bytes)

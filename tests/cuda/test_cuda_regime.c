@@ -103,7 +103,8 @@ static void bytes_count(void **state)
     assert_in_range(first_wide(1152), 14, 20);
 }
 
-/* A sum over slots in down's launch: always for few pairs, else where tiles of 16 rows and large weights fill blocks. */
+/* A sum over slots in down's launch: always for few pairs, else where tiles of 16 rows, and large weights, fill blocks.
+ */
 static bool sums(uint32_t pairs, uint32_t rows, size_t stride)
 {
     struct moe_cuda_product p = product(128, pairs / 8, 8, rows, false);
