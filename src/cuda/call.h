@@ -7,6 +7,8 @@
 //     up       h = act(gate x) * (up x) for each sorted pair, bf16, in down's order      small.cuh, large.cuh, wide.cuh
 //     down     y = down h for each sorted pair, f32                                      small.cuh, large.cuh, wide.cuh
 //     combine  out[t] = sum over slots of weight * y, and what a layer does to the sum   combine.cu
+//
+// For few pairs down and combine are one launch (small_down.cuh), and front and prepare none (front.cuh).
 #ifndef MOE_CUDA_CALL_H
 #define MOE_CUDA_CALL_H
 

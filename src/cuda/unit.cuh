@@ -13,7 +13,7 @@
 //                      codes, here two products for all rows of a unit. Not beside offset, whose term can hold it
 //     struct side      what a lane needs of scales that lie apart from the values; empty for blocks that hold their own
 //     fetch(...)       begin to load it, when the copy of the unit begins
-//     line, ...        the same for scales whose places make it cheap, see planes.cuh
+//     line, ...        the same for scales whose places make it cheap, see planes.cuh; others have moe_no_lines
 //     scales(...)      fill table[group of the segment][row of the unit] = (scale, term), all lanes of a warp together:
 //                      sum over c of w[c] x[c] = scale * sum of code[c] x[c] + term * sum of x[c]
 //     load(...)        the codes of rows g and g + 8 in columns 32 q .. 32 q + 31 as operands of two steps
